@@ -1,0 +1,70 @@
+"""dcam: where in the picture each word of a diffusion multimodal LLM came from.
+
+```python
+import dcam_core as dcam
+
+model = dcam.load_model("tiny-llada-v")
+explainer = dcam.Explainer(model, method="diffusion-cam")
+explanation = explainer.explain("scene.png", "describe the picture", targets=["circle"])
+explanation.save("out/")
+```
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# Public name -> module. Imported when first used, so that `dcam --help` needs no torch.
+_EXPORTS = {
+    "Adapter": "adapter",
+    "Attribution": "attribution",
+    "DcamError": "errors",
+    "Explainer": "explainer",
+    "Explanation": "explanation",
+    "GradientTarget": "gradient_targets",
+    "ImageView": "inputs",
+    "Inputs": "inputs",
+    "PluginManager": "plugins",
+    "ProbeState": "mask_steps",
+    "Refiner": "refiner",
+    "RefinerContext": "refiner",
+    "SamplerSettings": "denoising.settings",
+    "Trajectory": "trajectory",
+    "default_manager": "plugins",
+    "hookimpl": "hookspecs",
+    "load_explanation": "explanation",
+    "load_model": "models",
+    "wrap_model": "models",
+}
+
+__all__ = ["__version__", *sorted(_EXPORTS)]
+
+if TYPE_CHECKING:
+    from dcam_core.adapter import Adapter
+    from dcam_core.attribution import Attribution
+    from dcam_core.denoising.settings import SamplerSettings
+    from dcam_core.errors import DcamError
+    from dcam_core.explainer import Explainer
+    from dcam_core.explanation import Explanation, load_explanation
+    from dcam_core.gradient_targets import GradientTarget
+    from dcam_core.hookspecs import hookimpl
+    from dcam_core.inputs import ImageView, Inputs
+    from dcam_core.mask_steps import ProbeState
+    from dcam_core.models import load_model, wrap_model
+    from dcam_core.plugins import PluginManager, default_manager
+    from dcam_core.refiner import Refiner, RefinerContext
+    from dcam_core.trajectory import Trajectory
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'dcam_core' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"dcam_core.{_EXPORTS[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

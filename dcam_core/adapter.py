@@ -1,0 +1,209 @@
+"""The contract of an adapter: what makes one model family look like any other."""
+
+from __future__ import annotations
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from dcam_core.denoising.sampler import DenoisingStep, denoise
+from dcam_core.denoising.settings import SamplerSettings
+from dcam_core.errors import ConfigurationError
+from dcam_core.inputs import Inputs
+from dcam_core.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from transformers import PreTrainedTokenizerBase
+
+__all__ = ["Adapter", "Layer"]
+
+Layer = int | float | str
+"""A probe layer: a block number, a fraction of the depth in [0, 1], or a module path."""
+
+
+class Adapter(ABC):
+    """One loaded model of one family, behind the interface that the engine works with.
+
+    An adapter relies on the module tree and the forward signature of its family only, never on a class of
+    ours, so that it can be put around a model object that the user already holds.
+
+    Attributes:
+        family: the name under which the adapter is registered.
+        name: what the user called this model: an embedded model's name, a folder, a hub id.
+        model: the PyTorch model; the engine leaves it as it found it.
+        tokenizer: the tokenizer, or None: then prompts can only be given as ids.
+        folder: where the checkpoint was loaded from; None for a wrapped model.
+    """
+
+    family: ClassVar[str]
+    name: str
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase | None
+    folder: Path | None = None
+
+    # -- getting one ---------------------------------------------------------------------------------
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path, *, device: torch.device, dtype: torch.dtype | None) -> Self:
+        """Load a checkpoint folder in the layout that the family publishes.
+
+        Args:
+            folder: holds config.json, safetensors (one file, or shards with their index) and, for
+                prompts given as text, the tokenizer's files.
+            device: where the model goes.
+            dtype: floating dtype of the weights; None: as stored.
+
+        Raises:
+            CheckpointError: a file or tensor is missing, unexpected or mis-shaped; all are named.
+        """
+
+    @classmethod
+    @abstractmethod
+    def wrap(
+        cls,
+        model: nn.Module,
+        tokenizer: PreTrainedTokenizerBase | None = None,
+        image_processor: Any = None,
+        *,
+        config: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Put the adapter around a model object of this family that the user holds.
+
+        Args:
+            model: any module with the family's module tree and forward signature.
+            tokenizer: its tokenizer.
+            image_processor: replaces the family's picture preparation where it is given.
+            config: the content of config.json; by default read from `model.config`.
+        """
+
+    # -- what the model is ---------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def mask_token_id(self) -> int:
+        """Id of the token that stands for "not decided yet"."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side, in pixels, of the square picture that the vision tower reads."""
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks of the language model, in order."""
+
+    @property
+    @abstractmethod
+    def default_sampler(self) -> SamplerSettings:
+        """The family's own sampler settings: suppressed ids, stop sequences, lengths."""
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the model's parameters."""
+        return next(self.model.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating dtype of the model's parameters."""
+        return next(p.dtype for p in self.model.parameters() if p.is_floating_point())
+
+    # -- what it computes ----------------------------------------------------------------------------
+
+    @abstractmethod
+    def prepare(self, picture: Image, prompt: str) -> Inputs:
+        """Apply the chat template, tokenise, and locate the picture among the prompt's tokens.
+
+        Args:
+            picture: the picture; converted to RGB first.
+            prompt: the user's words.
+        """
+
+    @abstractmethod
+    def prepare_ids(self, picture: Image, input_ids: Tensor) -> Inputs:
+        """As `prepare`, for a prompt that is tokenised already.
+
+        Args:
+            picture: the picture; converted to RGB first.
+            input_ids: [1, n] int64 with the family's image placeholder.
+        """
+
+    @abstractmethod
+    def replay(self, inputs: Inputs, states: Tensor, positions: Tensor) -> Tensor:
+        """Run the forward pass of a denoising step on given states of the answer region.
+
+        It is the computation by which the model itself decides: the same positions, the same attention
+        pattern. It is differentiable, sets no grad mode of its own, and computes logits only at
+        `positions`.
+
+        Args:
+            inputs: the prepared prompt.
+            states: [B, G] int64, ids of the answer region, on the model's device.
+            positions: [P] int64, answer positions (0 is the first answer token), on the model's device.
+
+        Returns:
+            [B, P, V] float32; row p predicts the token *at* position p.
+        """
+
+    @abstractmethod
+    def unconditional(self, inputs: Inputs) -> Inputs:
+        """The prompt with everything removed that the family's guidance removes."""
+
+    def denoise(
+        self,
+        inputs: Inputs,
+        settings: SamplerSettings,
+        on_step: Callable[[DenoisingStep], None] | None = None,
+    ) -> Trajectory:
+        """Write the answer and record how. The shared sampler, unless the family differs."""
+        return denoise(self, inputs, settings, on_step)
+
+    def invalid_reason(self, trajectory: Trajectory, step: int) -> str | None:
+        """Why a recorded step cannot be probed, or None if it can.
+
+        A step is structurally valid if the forward pass that computed it held the whole image-token span,
+        freshly computed. Families without a cache re-encode the whole sequence at every step: all are.
+        """
+        return None
+
+    # -- naming its modules --------------------------------------------------------------------------
+
+    def layer_path(self, layer: Layer) -> str:
+        """Module path of a probe layer.
+
+        Args:
+            layer: a block number (negative counts from the end), a fraction of the depth in [0, 1]
+                (0 the first block, 1 the last), or a module path such as
+                "model.layers.2.input_layernorm".
+
+        Raises:
+            ConfigurationError: there is no such block or module.
+        """
+        count = len(self.blocks)
+        if isinstance(layer, str):
+            names = [name for name, _ in self.model.named_modules() if name]
+            if layer not in names:
+                close = difflib.get_close_matches(layer, names, n=3)
+                raise ConfigurationError(
+                    f"probe_layer {layer!r} is not a module of {self.name}: give a block number 0..{count - 1}, "
+                    f"a fraction of the depth, or a module path"
+                    + (f" such as {', '.join(map(repr, close))}" if close else "")
+                )
+            return layer
+        if isinstance(layer, float):
+            if not 0 <= layer <= 1:
+                raise ConfigurationError(f"probe_layer {layer} is not a fraction of the depth in [0, 1]")
+            layer = round(layer * (count - 1))
+        if not -count <= layer < count:
+            raise ConfigurationError(
+                f"probe_layer {layer} is not a block of {self.name}: there are {count}, numbered from 0"
+            )
+        block = self.blocks[layer]
+        return next(name for name, module in self.model.named_modules() if module is block)

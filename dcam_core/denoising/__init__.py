@@ -1,0 +1,7 @@
+"""The masked-diffusion sampler, written once for every family, and its recorded run."""
+
+from dcam_core.denoising.decision import decision_logits
+from dcam_core.denoising.sampler import DenoisingStep, denoise
+from dcam_core.denoising.settings import SamplerSettings
+
+__all__ = ["DenoisingStep", "SamplerSettings", "decision_logits", "denoise"]

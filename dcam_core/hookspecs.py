@@ -1,0 +1,215 @@
+"""Every hook of dcam, in the order in which they are called.
+
+A plugin is a module (or any object) with functions named like the hooks below and marked with `hookimpl`.
+It may ask for fewer arguments than a hook declares, never for others. Hook wrappers are not offered.
+
+Three kinds of hook:
+
+* **Registering** hooks are called once, when the plugin is loaded, with a `register` callback. They name
+  what the plugin offers as import strings, so that loading a plugin costs nothing. An exception here, or a
+  name that is already taken, is that plugin's failure: it is set aside, recorded, and nothing else suffers.
+* **Deciding** hooks: the first answer that is not None wins. Asked in this order: what the user passed to
+  this engine, the chosen adapter's own plugin, all other plugins, the core's default. A plugin that brings
+  other families' adapters, but not the chosen one, is never asked. An exception here stops the run.
+* **Observing** hooks: every plugin hears them and their return value is ignored. An exception here is
+  reported as a warning that names the plugin, and the run goes on; in strict mode it stops the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pluggy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dcam_core.adapter import Adapter, Layer
+    from dcam_core.denoising import DenoisingStep
+    from dcam_core.explanation import Explanation
+    from dcam_core.gradient_targets import GradientTarget
+    from dcam_core.mask_steps import ProbeState
+    from dcam_core.method import Method
+    from dcam_core.targets import Target
+    from dcam_core.trajectory import Trajectory
+
+__all__ = ["PROJECT", "Register", "hookimpl", "hookspec"]
+
+PROJECT = "dcam"
+"""Name of the pluggy project, and of the entry-point group in which plugins are found."""
+
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+class Register(Protocol):
+    """The callback of the registering hooks."""
+
+    def __call__(self, name: str, target: object, /, **metadata: Any) -> None:
+        """Offer one thing under a name.
+
+        Args:
+            name: how users ask for it; "_" and "-", upper and lower case are the same.
+            target: an import string "package.module:attribute", imported only when somebody asks for the
+                thing, or the thing itself.
+            metadata: facts that must be known without importing it; each kind says which.
+
+        Raises:
+            PluginError: the name is taken, or a string target is no import string.
+        """
+
+
+# -- registering ---------------------------------------------------------------------------------------------
+
+
+@hookspec
+def dcam_register_adapters(register: Register) -> None:
+    """Offer adapters, subclasses of `dcam_core.Adapter`; the name is the family ("llada-v").
+
+    Args:
+        register: `register(family, target, architectures=[...], model_types=[...])`. The two lists are the
+            values in a checkpoint's config.json by which the family is recognised; an architecture, which
+            names one model class, counts more than a model type, which families may share.
+    """
+
+
+@hookspec
+def dcam_register_attributions(register: Register) -> None:
+    """Offer attributions, subclasses of `dcam_core.Attribution`.
+
+    Args:
+        register: `register(name, target)`.
+    """
+
+
+@hookspec
+def dcam_register_refiners(register: Register) -> None:
+    """Offer refiners, subclasses of `dcam_core.Refiner`.
+
+    Args:
+        register: `register(name, target)`.
+    """
+
+
+@hookspec
+def dcam_register_methods(register: Register) -> None:
+    """Offer methods: presets that name an attribution, its states and targets, and refiners.
+
+    Args:
+        register: `register(name, target)` with a `pathlib.Path` to a YAML file.
+    """
+
+
+@hookspec
+def dcam_register_metrics(register: Register) -> None:
+    """Offer metrics that compare maps with object masks.
+
+    Args:
+        register: `register(name, target)`.
+    """
+
+
+@hookspec
+def dcam_register_datasets(register: Register) -> None:
+    """Offer datasets of pictures, prompts and object masks.
+
+    Args:
+        register: `register(name, target)`.
+    """
+
+
+@hookspec
+def dcam_register_models(register: Register) -> None:
+    """Offer checkpoints that can be asked for by name instead of by folder.
+
+    Args:
+        register: `register(name, target, adapter=FAMILY, ...)`; the target gives the checkpoint's folder.
+            Embedded models add `demo_picture`, `demo_prompt` and `recipe="module:function"`.
+    """
+
+
+# -- deciding ------------------------------------------------------------------------------------------------
+
+
+@hookspec(firstresult=True)
+def dcam_probe_layer(adapter: Adapter, method: Method) -> Layer | None:
+    """Choose the module whose output is probed, where the method leaves it open.
+
+    Args:
+        adapter: the chosen model.
+        method: the complete method.
+
+    Returns:
+        A module path ("model.layers.2.input_layernorm"), the number of a block (negative: from the end), a
+        fraction of depth in [0, 1], or None to pass the question on.
+    """
+
+
+@hookspec(firstresult=True)
+def dcam_mask_step(
+    policy: str | int, target: Target, trajectory: Trajectory, adapter: Adapter
+) -> Sequence[ProbeState] | None:
+    """Choose the states of the answer that are replayed to explain a target.
+
+    Args:
+        policy: the method's `mask_step`: the name of a policy, or the number of a step.
+        target: the word or phrase to explain.
+        trajectory: the recorded denoising run.
+        adapter: the chosen model.
+
+    Returns:
+        One `ProbeState` or several (their maps are averaged), or None: "this policy is not mine".
+        A returned step that is not structurally valid is refused by the engine.
+    """
+
+
+@hookspec(firstresult=True)
+def dcam_gradient_target(
+    name: str, parameters: Mapping[str, Any], target: Target, adapter: Adapter
+) -> GradientTarget | None:
+    """Choose the scalar that is differentiated.
+
+    Args:
+        name: the method's `gradient_target.name`.
+        parameters: the other keys of the method's `gradient_target`.
+        target: the word or phrase to explain.
+        adapter: the chosen model.
+
+    Returns:
+        The score to differentiate and the positions whose logits it reads, or None: "this name is not
+        mine".
+    """
+
+
+# -- observing -----------------------------------------------------------------------------------------------
+
+
+@hookspec
+def dcam_denoising_step(step: DenoisingStep, adapter: Adapter) -> None:
+    """Hear that a denoising step was taken.
+
+    Args:
+        step: its number, the ids of the answer region after it, and the positions that it decided.
+        adapter: the model that took it.
+    """
+
+
+@hookspec
+def dcam_maps_made(targets: Sequence[Target], raw: Tensor, maps: Tensor) -> None:
+    """Hear that maps were made, before they become an explanation.
+
+    Args:
+        targets: T explained targets.
+        raw: [T, H, W] float32, the maps of the attribution; not to be written to.
+        maps: [T, H, W] float32 in [0, 1], the maps after all refiners; not to be written to.
+    """
+
+
+@hookspec
+def dcam_explained(explanation: Explanation) -> None:
+    """Hear that an explanation is complete.
+
+    Args:
+        explanation: the result as the user will get it.
+    """

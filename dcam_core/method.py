@@ -1,0 +1,149 @@
+"""Methods are data: which attribution, probed where and when, refined how.
+
+A method comes from a preset (a small YAML file that a plugin registered) or from the user's own file. On
+top of it lie, each stronger than the last: what was measured to suit the checkpoint (`explain.yaml` beside
+its weights), and `key=value` settings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dcam_core.errors import ConfigurationError
+
+__all__ = ["CHECKPOINT_DEFAULTS", "Method", "resolve_method"]
+
+CHECKPOINT_DEFAULTS = "explain.yaml"
+"""File beside a checkpoint's weights: preset name -> settings that were measured to suit this checkpoint."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A complete method.
+
+    Attributes:
+        name: name of the preset, or stem of the file.
+        description: one line.
+        attribution: `name` of an attribution, and its parameters.
+        probe_layer: block number, fraction of depth, or module path; None: the hook decides.
+        mask_step: name of a mask-step policy, or a step number.
+        gradient_target: `name` of a gradient target, and its parameters.
+        views: names of the views that contribute to a map; None: all.
+        refiners: name of a refiner -> its parameters, in the order in which they are applied; None instead
+            of parameters leaves the refiner out.
+        sampler: settings of the denoising run that differ from the model's own.
+    """
+
+    name: str
+    description: str = ""
+    attribution: Mapping[str, Any] = field(default_factory=dict)
+    probe_layer: int | float | str | None = None
+    mask_step: int | str = "commit"
+    gradient_target: Mapping[str, Any] = field(default_factory=lambda: {"name": "logit"})
+    views: tuple[str, ...] | None = None
+    refiners: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as saved with every explanation."""
+        return dataclasses.asdict(self)
+
+
+_KEYS = tuple(f.name for f in dataclasses.fields(Method) if f.name != "name")
+_MAPPINGS = ("attribution", "gradient_target", "refiners", "sampler")
+
+
+def resolve_method(
+    name: str,
+    preset: Path,
+    *,
+    checkpoint: Path | None = None,
+    overrides: Sequence[str] | Mapping[str, Any] = (),
+) -> Method:
+    """Merge preset < checkpoint's measured defaults < overrides.
+
+    Args:
+        name: the preset's name.
+        preset: its YAML file.
+        checkpoint: folder of the model; its `explain.yaml`, if any, is read.
+        overrides: "key=value" strings with dotted keys, or a nested mapping.
+
+    Raises:
+        ConfigurationError: a file is missing or is not YAML, or a key is unknown; the key is named.
+    """
+    layers = [_read(preset)]
+    if checkpoint is not None and (checkpoint / CHECKPOINT_DEFAULTS).is_file():
+        measured = _read(checkpoint / CHECKPOINT_DEFAULTS)
+        if name in measured:
+            layers.append(OmegaConf.create(measured[name]))
+    layers.append(_overrides(overrides))
+    for layer in layers:
+        _check_keys(layer)
+    merged = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+    if not isinstance(merged, dict):
+        raise ConfigurationError(f"method {name!r} is not a mapping of settings")
+    for key in _MAPPINGS:
+        if not isinstance(merged.get(key, {}), dict):
+            raise ConfigurationError(f"{key} is {merged[key]!r}: write {key}.NAME=VALUE")
+    for key in ("attribution", "gradient_target"):
+        if key in merged and "name" not in merged[key]:
+            raise ConfigurationError(f"method {name!r}: {key} has no 'name'; write {key}: {{name: ...}}")
+    if "attribution" not in merged:
+        raise ConfigurationError(f"method {name!r} names no attribution; write attribution: {{name: ...}}")
+    for refiner, parameters in merged.get("refiners", {}).items():
+        if parameters is not None and not isinstance(parameters, dict):
+            raise ConfigurationError(
+                f"refiners.{refiner} is {parameters!r}: give its parameters as refiners.{refiner}.NAME=VALUE, "
+                f"or refiners.{refiner}=null to leave it out"
+            )
+    if merged.get("views") is not None:
+        views = merged["views"]
+        merged["views"] = (views,) if isinstance(views, str) else tuple(views)
+    return Method(name=name, **{str(key): value for key, value in merged.items()})
+
+
+def _read(path: Path) -> DictConfig:
+    """One YAML file as a configuration."""
+    try:
+        config = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise ConfigurationError(f"method file {path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"method file {path} cannot be read: {error}") from error
+    except Exception as error:  # noqa: BLE001 - YAML parsers raise many types; all mean the same here
+        line = " ".join(str(error).split())
+        raise ConfigurationError(f"method file {path} is not valid YAML: {line}") from error
+    if not isinstance(config, DictConfig):
+        raise ConfigurationError(f"method file {path} is not a mapping of settings")
+    return config
+
+
+def _overrides(overrides: Sequence[str] | Mapping[str, Any]) -> DictConfig:
+    """`key=value` strings, or a mapping, as a configuration."""
+    if isinstance(overrides, Mapping):
+        return OmegaConf.create(dict(overrides))
+    for item in overrides:
+        if "=" not in item or not item.split("=", 1)[0].strip():
+            raise ConfigurationError(f"setting {item!r} is not key=value, e.g. mask_step=infill")
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except (OmegaConfBaseException, ValueError) as error:
+        line = " ".join(str(error).split())
+        raise ConfigurationError(f"settings {' '.join(overrides)} cannot be read: {line}") from error
+
+
+def _check_keys(config: DictConfig) -> None:
+    """Refuse a setting that no method has."""
+    for key in config:
+        if key not in _KEYS:
+            close = difflib.get_close_matches(str(key), _KEYS, n=1)
+            guess = f" Did you mean {close[0]!r}?" if close else ""
+            raise ConfigurationError(f"unknown setting {str(key)!r}: there are {', '.join(_KEYS)}.{guess}")

@@ -1,0 +1,60 @@
+"""The record of a plugin that was set aside, and the error and the warning that carry it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dcam_core.errors import PluginError
+
+__all__ = ["PluginFailure", "PluginLoadError", "PluginWarning"]
+
+
+@dataclass(frozen=True)
+class PluginFailure:
+    """Why a plugin was set aside; everything that it had registered was taken back.
+
+    Attributes:
+        name: name of the plugin (of its entry point).
+        distribution: the distribution that brought it; "" if it is a module without one.
+        version: version of the distribution; "" if there is none.
+        phase: "import", "validate" (its hooks do not fit the hook declarations) or "register" (it raised
+            while registering, or claimed a name that is taken).
+        cause: the exception.
+        traceback: the formatted traceback of `cause`.
+        offered: names of the things that it had begun to register.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    phase: str
+    cause: BaseException = field(repr=False)
+    traceback: str = field(repr=False)
+    offered: frozenset[str] = frozenset()
+
+    def __str__(self) -> str:
+        origin = f" ({self.distribution} {self.version})" if self.distribution else ""
+        return f"plugin {self.name!r}{origin} failed to {self.phase}: {describe(self.cause)}"
+
+
+class PluginLoadError(PluginError):
+    """A plugin that was asked for could not be loaded.
+
+    Args:
+        failure: the record, kept as `.failure`.
+    """
+
+    def __init__(self, failure: PluginFailure) -> None:
+        self.failure = failure
+        super().__init__(failure.name, str(failure))
+        self.__cause__ = failure.cause
+
+
+class PluginWarning(UserWarning):
+    """A plugin failed and was set aside, or failed to observe; the run goes on."""
+
+
+def describe(error: BaseException) -> str:
+    """Type and message of an exception on one line; our own errors speak for themselves."""
+    message = " ".join(str(error).split())
+    return message if isinstance(error, PluginError) else f"{type(error).__name__}: {message}".rstrip(": ")

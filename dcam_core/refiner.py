@@ -1,0 +1,64 @@
+"""What a refiner is: maps in, better maps out, with what a map may need to know about the run."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+__all__ = ["Refiner", "RefinerContext"]
+
+
+@dataclass(frozen=True, eq=False)
+class RefinerContext:
+    """What the refiners of one batch of maps may know about the run that made them.
+
+    Attributes:
+        raw: [B, H, W] the maps before any refiner, min-max normalised to [0, 1].
+        denoising_steps: number of steps that the sampler took for the answer.
+        image_size: side of the square picture that the vision tower reads, in pixels.
+        answer_ids: token ids of the answer up to the stop sequence, which is not among them.
+        padding_ids: token ids of the answer region behind the answer: stop sequence, end-of-text, padding.
+            Only who wants to count like the released code needs them; empty where they are not known.
+    """
+
+    raw: Tensor
+    denoising_steps: int
+    image_size: int
+    answer_ids: tuple[int, ...]
+    padding_ids: tuple[int, ...] = ()
+
+
+class Refiner(nn.Module, ABC):
+    """One step that improves a batch of maps, e.g. denoising or attenuating the background.
+
+    A method preset lists its refiners in order; leaving one out is the ablation. Subclasses take their
+    parameters as keyword arguments of `__init__` (the preset gives them by name) and implement `forward`
+    as a pure function: batched without a loop over maps or pixels, on any device and floating dtype, without
+    randomness, without writing into its inputs, and without any map looking at another one, so that a map
+    comes out the same alone and in a batch.
+
+    Example:
+        >>> import torch
+        >>> class Square(Refiner):
+        ...     def forward(self, maps, context):
+        ...         return maps.square()
+        >>> maps = torch.tensor([[[0.0, 0.5, 1.0]]])
+        >>> context = RefinerContext(raw=maps, denoising_steps=8, image_size=96, answer_ids=(4, 7))
+        >>> Square()(maps, context)
+        tensor([[[0.0000, 0.2500, 1.0000]]])
+    """
+
+    @abstractmethod
+    def forward(self, maps: Tensor, context: RefinerContext) -> Tensor:
+        """Refine a batch of maps.
+
+        Args:
+            maps: [B, H, W] finite values in [0, 1] on the image-token grid of one view; H or W may be 1.
+            context: what is known about the run; `context.raw` has the shape of `maps`.
+
+        Returns:
+            [B, H, W] finite values in [0, 1], same dtype and device as `maps`. A map that is zero everywhere
+            stays so.
+        """

@@ -1,0 +1,267 @@
+"""Registries: what plugins offer, by kind and name, imported only when somebody asks for it."""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from dcam_core.errors import CheckpointError, PluginError, UnknownNameError
+from dcam_core.plugin_failure import PluginFailure, PluginLoadError, describe
+
+if TYPE_CHECKING:
+    from dcam_core.adapter import Adapter
+    from dcam_core.attribution import Attribution
+    from dcam_core.refiner import Refiner
+
+__all__ = ["AdapterRegistry", "Entry", "Registries", "Registry", "import_object", "normalise"]
+
+T = TypeVar("T")
+
+_IMPORT_STRING = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*")
+
+
+def normalise(name: str) -> str:
+    """The form in which names are compared: lower case, "-" for "_"."""
+    return name.strip().lower().replace("_", "-")
+
+
+def import_object(target: str) -> Any:
+    """Import what an import string "package.module:attribute" names.
+
+    Raises:
+        ValueError: `target` is no import string.
+        ImportError: the module cannot be imported.
+        AttributeError: the module has no such attribute.
+    """
+    if not _IMPORT_STRING.fullmatch(target):
+        raise ValueError(f"{target!r} is no import string: write 'package.module:attribute'")
+    module, _, attribute = target.partition(":")
+    return operator.attrgetter(attribute)(importlib.import_module(module))
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One thing that a plugin offers.
+
+    Attributes:
+        kind: what it is, in the singular ("refiner").
+        name: its normalised name.
+        target: the thing, or an import string "package.module:attribute" for it.
+        plugin: name of the plugin that registered it.
+        distribution: the distribution that brought the plugin; "" if none did.
+        metadata: facts known without importing it (see the registering hooks).
+    """
+
+    kind: str
+    name: str
+    target: T | str
+    plugin: str
+    distribution: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        if isinstance(self.target, str) and not _IMPORT_STRING.fullmatch(self.target):
+            raise PluginError(
+                self.plugin,
+                f"{self.kind} {self.name!r} is registered as {self.target!r}, which is no import string: "
+                "write 'package.module:attribute', or register the object itself",
+            )
+
+    @property
+    def origin(self) -> str:
+        """The plugin and its distribution, for messages."""
+        return f"plugin {self.plugin!r}" + (
+            f" of distribution {self.distribution!r}" if self.distribution else ""
+        )
+
+    def load(self) -> T:
+        """The thing itself, imported now if it was not before.
+
+        Raises:
+            PluginError: the import failed.
+        """
+        if not isinstance(self.target, str):
+            return self.target
+        try:
+            return cast(T, import_object(self.target))
+        except Exception as error:
+            raise PluginError(
+                self.plugin,
+                f"{self.kind} {self.name!r} of {self.origin} cannot be imported from {self.target!r}: "
+                f"{describe(error)}",
+            ) from error
+
+
+class Registry(Generic[T]):
+    """The things of one kind, by name. Iterating gives the entries in the order of their names.
+
+    Args:
+        kind: what they are, in the singular ("refiner"), for messages.
+        failures: the plugins that were set aside (a live sequence): an unknown name may have been theirs.
+    """
+
+    def __init__(self, kind: str, failures: Sequence[PluginFailure] = ()) -> None:
+        self.kind = kind
+        self._failures = failures
+        self._entries: dict[str, Entry[T]] = {}
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        return iter(sorted(self._entries.values(), key=lambda entry: entry.name))
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and normalise(name) in self._entries
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All names, sorted."""
+        return tuple(sorted(self._entries))
+
+    def add(
+        self,
+        name: str,
+        target: T | str,
+        *,
+        plugin: str,
+        distribution: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Entry[T]:
+        """Add one thing.
+
+        Args:
+            name: how users ask for it; normalised.
+            target: the thing, or an import string for it.
+            plugin: name of the plugin that registers it.
+            distribution: the distribution that brought the plugin.
+            metadata: facts known without importing it.
+
+        Returns:
+            The new entry.
+
+        Raises:
+            PluginError: the name is taken, or a string target is no import string.
+        """
+        facts = MappingProxyType(dict(metadata or {}))
+        entry = Entry(self.kind, normalise(name), target, plugin, distribution, facts)
+        taken = self._entries.get(entry.name)
+        if taken is not None:
+            raise PluginError(
+                plugin,
+                f"{self.kind} {entry.name!r} of {entry.origin} is already registered by {taken.origin}: "
+                f"rename it, or switch one of the two off",
+            )
+        self._entries[entry.name] = entry
+        return entry
+
+    def discard(self, plugin: str) -> None:
+        """Remove everything that a plugin registered."""
+        self._entries = {name: entry for name, entry in self._entries.items() if entry.plugin != plugin}
+
+    def entry(self, name: str) -> Entry[T]:
+        """The entry of a name, without importing its target.
+
+        Raises:
+            UnknownNameError: nobody registered the name. If a plugin that failed may have offered it, the
+                message says so and `__cause__` is a `PluginLoadError` with the record of the failure (or a
+                group of them, if several plugins failed).
+        """
+        key = normalise(name)
+        if key in self._entries:
+            return self._entries[key]
+        suspects = [failure for failure in self._failures if key in failure.offered] or list(self._failures)
+        if not suspects:
+            raise UnknownNameError(self.kind, name, self.names)
+        errors = [PluginLoadError(failure) for failure in suspects]
+        hint = f"It may be missing because {'; '.join(map(str, suspects))}."
+        cause = errors[0] if len(errors) == 1 else ExceptionGroup("plugins that failed to load", errors)
+        raise UnknownNameError(self.kind, name, self.names, hint) from cause
+
+    def get(self, name: str) -> T:
+        """The thing registered under a name, imported now if it was not before.
+
+        Raises:
+            UnknownNameError: nobody registered the name.
+            PluginError: its import failed.
+        """
+        return self.entry(name).load()
+
+
+class AdapterRegistry(Registry["type[Adapter]"]):
+    """Adapters by family, and the recognition of a checkpoint's family from its config.json."""
+
+    def add(
+        self,
+        name: str,
+        target: type[Adapter] | str,
+        *,
+        plugin: str,
+        distribution: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Entry[type[Adapter]]:
+        """Add an adapter; `architectures` and `model_types` must be lists of strings."""
+        for fact in ("architectures", "model_types"):
+            if isinstance((metadata or {}).get(fact, ()), str):
+                raise PluginError(plugin, f"{fact} of adapter {name!r} is a string: give a list of strings")
+        return super().add(name, target, plugin=plugin, distribution=distribution, metadata=metadata)
+
+    def recognise(self, config: Mapping[str, Any]) -> Entry[type[Adapter]]:
+        """The adapter of a checkpoint, from its config.json alone.
+
+        An architecture names one model class and counts first; a model type may be shared by families
+        (LLaDA-V and LaViDa both write "llava_llada") and counts only where no architecture is known.
+
+        Args:
+            config: the parsed config.json; `architectures` and `model_type` are read.
+
+        Returns:
+            The one entry that claims the checkpoint.
+
+        Raises:
+            CheckpointError: no adapter claims it, or several do.
+        """
+        architectures = set(config.get("architectures") or ())
+        model_type = config.get("model_type")
+        claims = self._claiming("architectures", architectures) or self._claiming("model_types", {model_type})
+        if len(claims) == 1:
+            return claims[0]
+        found = f"config.json says architectures {sorted(architectures)}, model_type {model_type!r}"
+        if claims:
+            names = ", ".join(f"{entry.name} ({entry.origin})" for entry in claims)
+            raise CheckpointError(f"{found}: several adapters claim it: {names}; name one with adapter=")
+        raise CheckpointError(
+            f"{found}: no adapter claims it; there are {', '.join(self.names) or 'none'}; "
+            f"name one with adapter=, or install a plugin for this family"
+        )
+
+    def _claiming(self, fact: str, values: Iterable[object]) -> list[Entry[type[Adapter]]]:
+        wanted = set(values)
+        return [entry for entry in self if wanted.intersection(entry.metadata.get(fact, ()))]
+
+
+class Registries:
+    """One registry per kind; the attribute's name is the kind, as in the hook `dcam_register_<kind>`.
+
+    Args:
+        failures: the plugins that were set aside (a live sequence).
+    """
+
+    def __init__(self, failures: Sequence[PluginFailure] = ()) -> None:
+        self.adapters = AdapterRegistry("adapter", failures)
+        self.attributions: Registry[type[Attribution]] = Registry("attribution", failures)
+        self.refiners: Registry[type[Refiner]] = Registry("refiner", failures)
+        self.methods: Registry[Path] = Registry("method", failures)
+        self.metrics: Registry[Any] = Registry("metric", failures)
+        self.datasets: Registry[Any] = Registry("dataset", failures)
+        self.models: Registry[Any] = Registry("model", failures)
+
+    def items(self) -> Iterator[tuple[str, Registry[Any]]]:
+        """(kind, registry) in the order of the registering hooks."""
+        return iter(vars(self).items())

@@ -1,0 +1,1 @@
+"""Pictures and pages made from an `Explanation`: `overlay` draws, `html` writes the report."""

@@ -1,0 +1,204 @@
+"""The report: one HTML page that carries everything it shows, or the same as a fragment for notebooks.
+
+The page needs no network and no script; a few lines of script only add a preview. Its policy (Content-Security-Policy)
+forbids everything else, and every text of the model or the user is escaped by the template engine.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib import colormaps
+from PIL import Image
+
+from dcam_core.errors import SavedExplanationError
+from dcam_core.explanation import ExplainedTarget, Explanation, Word, stretch_map
+from dcam_core.report.overlay import display_picture, display_size, heat_layer, heat_palette, percent
+
+__all__ = ["render_fragment", "render_report", "write_report"]
+
+_CARD_SIDE = 640  # longest side in pixels of the picture behind the maps: cards are shown at most this large
+_HEAT_SIDE = 320  # the same of the maps' layers: smooth, so that the browser may enlarge them
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A stretch of the answer: a word, or what stands between words (`word` is None)."""
+
+    text: str
+    word: Word | None = None
+    colour: str = ""
+    target: int | None = None
+
+
+@dataclass(frozen=True)
+class _Card:
+    """What the page says about one target."""
+
+    target: ExplainedTarget
+    heat: str
+    peak: tuple[float, float] | None
+    peak_share: tuple[float, float] | None
+    step: int
+    colour: str
+    probability: str
+    probed: str
+
+
+def render_report(explanation: Explanation) -> str:
+    """Gives the whole page as text."""
+    environment = _environment()
+    script = environment.get_template("report.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html.jinja").render(
+        **_contents(explanation), script=Markup(script), script_digest=digest
+    )
+
+
+def render_fragment(explanation: Explanation) -> str:
+    """Gives the page's body with its style, without script: what a notebook shows."""
+    return _environment().get_template("fragment.html.jinja").render(**_contents(explanation), script="")
+
+
+def write_report(explanation: Explanation, path: Path) -> Path:
+    """Writes the page as UTF-8.
+
+    Raises:
+        SavedExplanationError: if the file cannot be written.
+    """
+    page = render_report(explanation)
+    try:
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise SavedExplanationError(
+            f"the report cannot be written to {path}: {error.strerror}; choose a file in a folder that exists and "
+            "that you may write to"
+        ) from error
+    return path
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("dcam_core.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = percent
+    return environment
+
+
+def _contents(explanation: Explanation) -> dict[str, Any]:
+    """Everything that the templates use."""
+    picture = explanation.picture
+    shown = display_picture(picture, display_size(*picture.size))
+    behind = display_picture(picture, display_size(*picture.size, largest=_CARD_SIDE))
+    last = _last_step(explanation)
+    palette = heat_palette()
+    return {
+        "explanation": explanation,
+        "identity": _identity(explanation),
+        "style": Markup(_environment().get_template("report.css").render()),
+        "picture": _data_uri(shown),
+        "picture_behind": _data_uri(behind),
+        "pieces": list(_pieces(explanation, last)),
+        "cards": [_card(explanation, index, last) for index in range(len(explanation.targets))],
+        "last_step": last,
+        "step_colours": ", ".join(_step_colour(i, 8) for i in range(9)),
+        "heat_colours": ", ".join(
+            f"rgb({r} {g} {b} / {a / 255:.3f})" for r, g, b, a in palette[:: len(palette) // 15].tolist()
+        ),
+        "settings": list(_flattened(explanation.settings)),
+        "model": list(_flattened(explanation.model)),
+        "versions": list(_flattened(explanation.versions)),
+    }
+
+
+def _identity(explanation: Explanation) -> str:
+    """A name for the page's anchors, so that several reports can stand in one notebook."""
+    digest = hashlib.sha256(explanation.answer.encode())
+    digest.update(explanation.maps.numpy().tobytes())
+    return f"dcam-{digest.hexdigest()[:10]}"
+
+
+def _data_uri(picture: Image.Image) -> str:
+    """Encodes a picture as PNG in a data: address."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _last_step(explanation: Explanation) -> int:
+    """The last step known to the report: the end of the colour scale."""
+    steps = [word.step for word in explanation.words if word.step is not None]
+    steps += [step for target in explanation.targets for step in target.commit_steps]
+    return max([*steps, len(explanation.steps) - 1])
+
+
+def _step_colour(step: int, last: int) -> str:
+    """Colour of a denoising step, from early (dark blue) to late (yellow), even to the eye and colour-blind-safe."""
+    red, green, blue, _ = colormaps["viridis"](0.12 + 0.83 * step / max(1, last), bytes=True)
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def _pieces(explanation: Explanation, last: int) -> Iterator[_Piece]:
+    """Cuts the answer into words and what stands between them."""
+    position = 0
+    for word in sorted(explanation.words, key=lambda word: word.start):
+        if word.start > position:
+            yield _Piece(explanation.answer[position : word.start])
+        colour = "" if word.step is None else _step_colour(word.step, last)
+        yield _Piece(word.text, word, colour, _target_of(word, explanation.targets))
+        position = word.stop
+    if position < len(explanation.answer):
+        yield _Piece(explanation.answer[position:])
+
+
+def _target_of(word: Word, targets: tuple[ExplainedTarget, ...]) -> int | None:
+    """The target that a word leads to: of those that share a token with it, the one with the fewest tokens."""
+    sharing = [i for i, target in enumerate(targets) if set(target.positions) & set(word.positions)]
+    return min(sharing, key=lambda i: len(targets[i].positions), default=None)
+
+
+def _card(explanation: Explanation, index: int, last: int) -> _Card:
+    target = explanation.targets[index]
+    width, height = explanation.picture.size
+    scale = _HEAT_SIDE / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    peak = explanation.peak(index)
+    step = max(target.commit_steps)
+    steps = [str(probed) for probed in target.probed_steps if probed is not None]
+    return _Card(
+        target=target,
+        heat=_data_uri(heat_layer(stretch_map(explanation.maps[index], size))),
+        peak=peak,
+        peak_share=None if peak is None else (100 * peak[0] / width, 100 * peak[1] / height),
+        step=step,
+        colour=_step_colour(step, last),
+        probability=percent(target.probability),
+        probed=f"{target.state}, step {', '.join(steps)}" if steps else target.state,
+    )
+
+
+def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Lists nested settings with dotted keys, as they are written on the command line."""
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", _written(value)
+
+
+def _written(value: Any) -> str:
+    """Writes a setting as it is written in YAML and on the command line."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

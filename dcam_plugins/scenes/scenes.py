@@ -1,0 +1,186 @@
+"""Dataset of generated scenes: a few coloured shapes, the words for them, and their exact visible masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from dcam_core.errors import DcamError
+from dcam_plugins.scenes.rendering import COLOURS, Placement, choose, draw_background, draw_object, uniform
+from dcam_plugins.scenes.shapes import OUTLINES
+
+SPLIT_SEEDS = MappingProxyType({"train": 101, "validation": 202, "test": 303})
+"""Seed of every split: a scene is drawn from ``(seed, index)``, so no two splits share one."""
+
+COUNT_WEIGHTS = (0.15, 0.25, 0.3, 0.3)
+"""Share of scenes with 1, 2, 3 and 4 objects."""
+
+MAX_RADIUS = (0.23, 0.22, 0.19, 0.17)
+"""Largest radius in scenes with 1, 2, 3 and 4 objects, as a share of the picture's side."""
+
+MIN_RADIUS = 0.11
+MIN_ORDER_GAP = 0.08
+"""Smallest horizontal distance between two centres (share of the side): the order left to right is never in doubt."""
+
+MIN_VISIBLE = 0.75
+"""Smallest share of an object's pixels that later objects may leave visible."""
+
+
+class SceneError(DcamError):
+    """A scene was asked for that does not exist."""
+
+
+@dataclass(frozen=True, eq=False)
+class SceneObject:
+    """One object of a scene.
+
+    Attributes:
+        shape: Word for its class, such as ``circle``.
+        colour: Word for its colour, such as ``red``.
+        box: Visible extent ``(x0, y0, x1, y1)`` in pixels, far edges exclusive.
+        mask: Visible pixels, ``[H, W]``.
+    """
+
+    shape: str
+    colour: str
+    box: tuple[int, int, int, int]
+    mask: NDArray[np.bool_]
+
+    @property
+    def name(self) -> str:
+        """Colour and shape, such as ``red circle``."""
+        return f"{self.colour} {self.shape}"
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """A picture and what is in it.
+
+    Attributes:
+        image: ``[H, W, 3]`` RGB, uint8.
+        objects: From left to right, by the centre at which each was placed.
+        caption: The objects in that order, such as ``a red circle , a blue star and a green heart``.
+    """
+
+    image: NDArray[np.uint8]
+    objects: tuple[SceneObject, ...]
+    caption: str
+
+
+def describe(names: list[str]) -> str:
+    """Caption that lists names in order: ``a red circle , a blue star and a green heart``.
+
+    Words and punctuation are separated by blanks, as the embedded models' word-level tokenizers have them.
+    """
+    phrases = [f"{'an' if name[0] in 'aeiou' else 'a'} {name}" for name in names]
+    if len(phrases) == 1:
+        return phrases[0]
+    return " , ".join(phrases[:-1]) + " and " + phrases[-1]
+
+
+def _try_placements(size: int, count: int, random: Generator) -> list[Placement] | None:
+    """Places ``count`` different objects, or gives up when one finds no room."""
+    shapes, colours = list(OUTLINES), list(COLOURS)
+    placed: list[Placement] = []
+    for _ in range(count):
+        for _ in range(40):
+            radius = uniform(random, MIN_RADIUS, MAX_RADIUS[count - 1]) * size
+            x, y = uniform(random, radius, size - radius), uniform(random, radius, size - radius)
+            shape, colour = shapes[choose(random, len(shapes))], colours[choose(random, len(colours))]
+            fits = all(
+                (shape, colour) != (other.shape, other.colour)
+                and abs(x - other.x) >= MIN_ORDER_GAP * size
+                and np.hypot(x - other.x, y - other.y) >= 0.85 * (radius + other.radius)
+                for other in placed
+            )
+            if fits:
+                break
+        else:
+            return None
+        angle, mirrored = uniform(random, -0.25, 0.25), random.random() < 0.5
+        placed.append(Placement(shape, colour, x, y, radius, angle, bool(mirrored)))
+    return placed
+
+
+def _draw(size: int, random: Generator) -> tuple[NDArray[np.uint8], list[tuple[Placement, NDArray[np.bool_]]]] | None:
+    """One attempt at a scene: picture and visible masks, or nothing when it came out too crowded."""
+    count = 1 + int(np.searchsorted(np.cumsum(COUNT_WEIGHTS)[:-1], random.random(), side="right"))
+    placements = _try_placements(size, count, random)
+    if placements is None:
+        return None
+    canvas = draw_background(size, random)
+    visible: list[NDArray[np.bool_]] = []
+    areas: list[int] = []
+    for placement in placements:
+        mask = draw_object(canvas, placement, random)
+        visible = [earlier & ~mask for earlier in visible]
+        visible.append(mask)
+        areas.append(int(mask.sum()))
+    if any(mask.sum() < MIN_VISIBLE * area for mask, area in zip(visible, areas, strict=True)):
+        return None
+    image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
+    return image, sorted(zip(placements, visible, strict=True), key=lambda pair: pair[0].x)
+
+
+def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+class Scenes(Dataset[Scene]):
+    """Scenes of one split, drawn when asked for and always the same.
+
+    Args:
+        split: ``train``, ``validation`` or ``test``.
+        length: Number of scenes; the first scenes of a longer dataset are those of a shorter one.
+        size: Side of the square pictures in pixels.
+
+    Raises:
+        SceneError: The split is unknown, or ``length`` or ``size`` is too small.
+    """
+
+    shapes: ClassVar[tuple[str, ...]] = tuple(OUTLINES)
+    colours: ClassVar[tuple[str, ...]] = tuple(COLOURS)
+
+    def __init__(self, split: str, length: int, size: int = 96) -> None:
+        if split not in SPLIT_SEEDS:
+            raise SceneError(f"No split named '{split}' among the generated scenes; use one of {', '.join(SPLIT_SEEDS)}.")
+        if length < 1 or size < 32:
+            raise SceneError(
+                f"Generated scenes need length >= 1 and size >= 32, but got length={length} and size={size}; "
+                "choose larger numbers."
+            )
+        self.split = split
+        self.length = length
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[Scene]:
+        return (self[index] for index in range(self.length))
+
+    def __getitem__(self, index: int) -> Scene:
+        """Draws scene ``index``.
+
+        Raises:
+            IndexError: There is no scene of that index.
+        """
+        if not 0 <= index < self.length:
+            raise IndexError(f"Scene {index} asked for, but split '{self.split}' has scenes 0 to {self.length - 1}.")
+        random = np.random.default_rng([SPLIT_SEEDS[self.split], index])
+        drawn = None
+        while drawn is None:
+            drawn = _draw(self.size, random)
+        image, placed = drawn
+        objects = tuple(
+            SceneObject(placement.shape, placement.colour, _box(mask), mask) for placement, mask in placed
+        )
+        return Scene(image, objects, describe([each.name for each in objects]))
