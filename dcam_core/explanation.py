@@ -1,7 +1,7 @@
 """The result of an engine run: one heat map per target word, and all that is needed to read it.
 
-An `Explanation` holds plain data on the CPU. It can be shown (`heatmap`, `figure`, `overlay`, `to_html`, a notebook),
-kept (`save`) and restored (`load_explanation`) without the model.
+An `Explanation` holds plain data on the CPU. It can be shown (`heatmap`, `figure`, `overlay`, `to_html`, a
+notebook), kept (`save`) and restored (`load_explanation`) without the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from dcam_core.errors import DcamError, TargetError
+from dcam_core.errors import DcamError
+from dcam_core.lookup import find_target, target_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,9 +56,9 @@ class ExplainedTarget:
         positions: answer positions of its tokens.
         token_ids: vocabulary ids of its tokens.
         tokens: the same tokens as the tokenizer writes them.
-        commit_steps: for each token, the denoising step (from 0) by which it was decided.
-        probed_steps: the recorded steps whose states were replayed; None stands for a state that never occurred
-            in the run, such as that of "infill".
+        commit_steps: for each token, the denoising step (from 0) by which it was decided; -1 if none did.
+        probed_steps: the recorded steps whose states were replayed; None stands for a state that never
+            occurred in the run, such as that of "infill".
         state: the mask-step policy that chose them.
         probability: product of the probabilities of its tokens at the replayed state, in [0, 1].
         score: value of the gradient target, the number that was differentiated.
@@ -79,13 +80,19 @@ class ExplainedTarget:
         per_token = (self.positions, self.token_ids, self.tokens, self.commit_steps)
         if len({len(values) for values in per_token}) != 1 or not self.positions:
             raise DcamError(
-                f"target {self.word!r} has {len(self.positions)} positions, {len(self.token_ids)} token ids, "
-                f"{len(self.tokens)} tokens and {len(self.commit_steps)} commit steps: give one of each per token"
+                f"target {self.word!r} has {len(self.positions)} positions, {len(self.token_ids)} token "
+                f"ids, {len(self.tokens)} tokens and {len(self.commit_steps)} commit steps: "
+                "give one of each per token"
             )
         if not 0.0 <= self.probability <= 1.0:
             raise DcamError(f"target {self.word!r} has probability {self.probability}: it must be in [0, 1]")
         if not math.isfinite(self.score):
             raise DcamError(f"target {self.word!r} has score {self.score}: it must be a finite number")
+
+    @property
+    def last_step(self) -> int | None:
+        """The denoising step at which its last token was decided; None if a token never was."""
+        return None if min(self.commit_steps) < 0 else max(self.commit_steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +105,8 @@ class Explanation:
         answer: what it answered, up to the stop sequence.
         words: the words of the answer in order of reading.
         targets: the words that were explained, one per map.
-        raw: `[T, H, W]` float32, maps on the picture grid before any refiner: not normalised. The grid covers the
-            whole picture; cell (0, 0) is its upper left corner.
+        raw: `[T, H, W]` float32, maps on the picture grid before any refiner: not normalised. The grid covers
+            the whole picture; cell (0, 0) is its upper left corner.
         maps: `[T, H, W]` float32 in [0, 1], the refined maps on the same grid.
         settings: the merged configuration of method and sampler.
         seed: seed of the run.
@@ -108,8 +115,8 @@ class Explanation:
         steps: the answer's text after each denoising step, or empty if not recorded.
 
     Raises:
-        DcamError: if the parts do not fit each other, a map is not finite or leaves [0, 1], or a setting cannot be
-            written as JSON.
+        DcamError: if the parts do not fit each other, a map is not finite or leaves [0, 1], or a setting
+            cannot be written as JSON.
     """
 
     picture: Image.Image
@@ -132,12 +139,16 @@ class Explanation:
             raise DcamError(f"raw maps are {list(self.raw.shape)} but maps are {list(self.maps.shape)}")
         low, high = self.maps.min().item(), self.maps.max().item()
         if low < -_RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
-            raise DcamError(f"maps have values from {low:.6g} to {high:.6g}: the last refiner must leave [0, 1]")
+            raise DcamError(
+                f"maps have values from {low:.6g} to {high:.6g}: the last refiner must leave [0, 1]"
+            )
         object.__setattr__(self, "maps", self.maps.clamp(0.0, 1.0))
         for word in self.words:
             if self.answer[word.start : word.stop] != word.text:
                 found = self.answer[word.start : word.stop]
-                raise DcamError(f"word {word.text!r} is said to be answer[{word.start}:{word.stop}], which is {found!r}")
+                raise DcamError(
+                    f"word {word.text!r} is said to be answer[{word.start}:{word.stop}], which is {found!r}"
+                )
         # Copies: an explanation must not change when the caller goes on using the objects it was made from.
         object.__setattr__(self, "picture", self.picture.convert("RGB"))
         for name in ("settings", "model", "versions"):
@@ -146,13 +157,15 @@ class Explanation:
     def _checked_maps(self, name: str, maps: Tensor) -> Tensor:
         if maps.ndim != 3 or len(maps) != len(self.targets) or maps.numel() == 0:
             raise DcamError(
-                f"{name} has shape {list(maps.shape)}: it must be [targets, rows, columns] for {len(self.targets)} "
-                "targets, at least one"
+                f"{name} has shape {list(maps.shape)}: it must be [targets, rows, columns] for "
+                f"{len(self.targets)} targets, at least one"
             )
         maps = maps.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
         for target, one in zip(self.targets, maps, strict=True):
             if not one.isfinite().all():
-                raise DcamError(f"{name} of target {target.word!r} holds NaN or infinity: no map can be made from it")
+                raise DcamError(
+                    f"{name} of target {target.word!r} holds NaN or infinity: no map can be made from it"
+                )
         return maps
 
     def __repr__(self) -> str:
@@ -164,40 +177,20 @@ class Explanation:
         """Finds which map belongs to a target.
 
         Args:
-            target: a target's word, or its index. Case is ignored if no target is written exactly so.
-            occurrence: which of several targets with this word, counted from 0 in the order of `targets`.
+            target: a target's word, its n-th occurrence in the answer ("circle#2"), or an index into `targets`.
+            occurrence: the n of "#n", given apart.
 
         Returns:
             The index into `targets`, `maps` and `raw`.
 
         Raises:
-            TargetError: if there is no such target, or the word fits several and `occurrence` is not given.
+            TargetError: if there is no such target, or the word fits several and it is not said which.
         """
-        if isinstance(target, int):
-            if not -len(self.targets) <= target < len(self.targets):
-                raise TargetError(f"there is no target {target}: the targets are {self._listed()}")
-            return target % len(self.targets)
-        found = [i for i, known in enumerate(self.targets) if known.word == target]
-        if not found:
-            found = [i for i, known in enumerate(self.targets) if known.word.casefold() == target.casefold()]
-        if not found:
-            raise TargetError(f"{target!r} was not explained: the targets are {self._listed()}")
-        if occurrence is not None:
-            if not 0 <= occurrence < len(found):
-                raise TargetError(f"{target!r} has no occurrence {occurrence}: there are {len(found)}, counted from 0")
-            return found[occurrence]
-        if len(found) > 1:
-            raise TargetError(
-                f"{target!r} is the word of {len(found)} targets: {self._listed(found)}; "
-                "give the index, or occurrence= counted from 0"
-            )
-        return found[0]
+        return find_target(self, target, occurrence)
 
-    def _listed(self, indices: list[int] | None = None) -> str:
-        chosen = range(len(self.targets)) if indices is None else indices
-        return ", ".join(
-            f"{i}: {self.targets[i].word!r} (answer position {self.targets[i].positions[0]})" for i in chosen
-        )
+    def label(self, index: int) -> str:
+        """Gives the name of a target among its like: "circle", or "circle#2" where several share the word."""
+        return target_label(self, index)
 
     def heatmap(self, target: str | int, *, occurrence: int | None = None) -> Tensor:
         """Gives a target's map at the size of the picture.
@@ -207,7 +200,7 @@ class Explanation:
             occurrence: which of several, as in `index`.
 
         Returns:
-            `[picture height, picture width]` float32 in [0, 1], bilinear between the centres of the grid's cells.
+            `[picture height, picture width]` float32 in [0, 1], bilinear between the centres of the cells.
 
         Raises:
             TargetError: as `index` does.
@@ -215,7 +208,7 @@ class Explanation:
         return stretch_map(self.maps[self.index(target, occurrence=occurrence)], self.picture.size)
 
     def peak(self, target: str | int, *, occurrence: int | None = None) -> tuple[float, float] | None:
-        """Gives the centre (x, y) of a map's highest cell, in pixels of the picture; None for an empty map."""
+        """Gives the centre (x, y) of the highest cell in pixels of the picture; None for an empty map."""
         cell = peak_cell(self.maps[self.index(target, occurrence=occurrence)])
         if cell is None:
             return None
@@ -223,22 +216,22 @@ class Explanation:
         return (cell[1] + 0.5) * self.picture.width / columns, (cell[0] + 0.5) * self.picture.height / rows
 
     def figure(self, target: str | int, *, occurrence: int | None = None) -> Figure:
-        """Draws picture, heat, word and colour bar as a matplotlib figure of its own (pyplot is not involved)."""
-        from dcam_core.report import overlay
+        """Draws picture, heat, word and colour bar as a matplotlib figure, without pyplot."""
+        from dcam_core.report.overlay import display_size, overlay_figure, percent
 
-        chosen = self.targets[self.index(target, occurrence=occurrence)]
-        heat = stretch_map(
-            self.maps[self.index(target, occurrence=occurrence)], overlay.display_size(*self.picture.size)
-        )
-        step = max(chosen.commit_steps)
-        caption = f"decided at step {step}, probability {overlay.percent(chosen.probability)}"
-        return overlay.overlay_figure(self.picture, heat, chosen.word, caption)
+        index = self.index(target, occurrence=occurrence)
+        heat = stretch_map(self.maps[index], display_size(*self.picture.size))
+        chosen = self.targets[index]
+        step = chosen.last_step
+        decided = "not decided in this run" if step is None else f"decided at step {step}"
+        caption = f"{decided}, probability {percent(chosen.probability)}"
+        return overlay_figure(self.picture, heat, self.label(index), caption)
 
     def overlay(self, target: str | int, *, occurrence: int | None = None) -> Image.Image:
         """Gives the drawing of `figure` as an RGB picture."""
-        from dcam_core.report import overlay
+        from dcam_core.report.overlay import rasterise
 
-        return overlay.rasterise(self.figure(target, occurrence=occurrence))
+        return rasterise(self.figure(target, occurrence=occurrence))
 
     def to_html(self, path: str | Path) -> Path:
         """Writes the report, one self-contained page, and gives its path.
@@ -295,7 +288,7 @@ def stretch_map(grid: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def peak_cell(grid: Tensor) -> tuple[int, int] | None:
-    """Gives row and column of the first highest cell of a map `[rows, columns]`; None if no cell is above zero."""
+    """Gives row and column of the first highest cell of `[rows, columns]`; None if none is above zero."""
     if not (grid > 0).any():
         return None
     row, column = divmod(int(grid.argmax()), grid.shape[1])
@@ -307,13 +300,15 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise DcamError(f"{where} has the key {key!r}: keys must be text so that the result can be saved")
+                raise DcamError(
+                    f"{where} has the key {key!r}: keys must be text so that the result can be saved"
+                )
         return {key: _plain(entry, f"{where}.{key}") for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
     if value is None or type(value) in (str, int, bool) or (type(value) is float and math.isfinite(value)):
         return value
     raise DcamError(
-        f"{where} is {value!r} ({type(value).__name__}): only text, finite numbers, true, false, null, lists and "
-        "mappings can be saved; give it as one of these"
+        f"{where} is {value!r} ({type(value).__name__}): only text, finite numbers, true, false, null, "
+        "lists and mappings can be saved; give it as one of these"
     )

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from dcam_core.explanation import Explanation
     from dcam_core.gradient_targets import GradientTarget
     from dcam_core.mask_steps import ProbeState
-    from dcam_core.method import Method
     from dcam_core.targets import Target
     from dcam_core.trajectory import Trajectory
 
@@ -133,12 +132,12 @@ def dcam_register_models(register: Register) -> None:
 
 
 @hookspec(firstresult=True)
-def dcam_probe_layer(adapter: Adapter, method: Method) -> Layer | None:
+def dcam_probe_layer(adapter: Adapter, method: Mapping[str, Any]) -> Layer | None:
     """Choose the module whose output is probed, where the method leaves it open.
 
     Args:
         adapter: the chosen model.
-        method: the complete method.
+        method: the merged method configuration, as plain data.
 
     Returns:
         A module path ("model.layers.2.input_layernorm"), the number of a block (negative: from the end), a

@@ -1,7 +1,7 @@
 """An explanation on disk: a folder that is written whole or not at all.
 
 ```
-explanation.json     facts: schema version, versions, model, prompt, answer, settings, seed, targets, statistics
+explanation.json     facts: schema version, versions, model, prompt, answer, settings, seed, targets
 maps.safetensors     `raw` and `maps`, [targets, rows, columns] float32
 picture.png          the picture
 overlay-00-WORD.png  per target: heat over the picture, with a colour bar
@@ -17,9 +17,9 @@ import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -93,7 +93,9 @@ def read_explanation(folder: Path) -> Explanation:
             steps=tuple(facts["steps"]),
         )
     except KeyError as error:
-        raise SavedExplanationError(f"{folder} is damaged: {error} is missing in it; save it again") from error
+        raise SavedExplanationError(
+            f"{folder} is damaged: {error} is missing in it; save it again"
+        ) from error
     except (OSError, SafetensorError, TypeError, AttributeError, DcamError) as error:
         raise SavedExplanationError(f"{folder} is damaged: {error}; save it again") from error
 
@@ -144,22 +146,24 @@ def _statistics(grid: Tensor) -> dict[str, Any]:
 
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SavedExplanationError(f"{path} cannot be read as JSON: {error}; save it again") from error
-    version = facts.get("schema_version") if isinstance(facts, dict) else None
-    if version != SCHEMA_VERSION:
+    if not isinstance(facts, dict) or facts.get("schema_version") != SCHEMA_VERSION:
+        version = facts.get("schema_version") if isinstance(facts, dict) else None
         raise SavedExplanationError(
-            f"{path} has schema version {version}, this dcam reads {SCHEMA_VERSION}: read it with the version of "
-            "dcam that wrote it (named there under `versions`)"
+            f"{path} has schema version {version}, this dcam reads {SCHEMA_VERSION}: read it with the "
+            "version of dcam that wrote it (named there under `versions`)"
         )
     return facts
 
 
-def _restored(kind: type[_Record], record: dict[str, Any]) -> _Record:
-    """Makes a dataclass of a JSON record, lists becoming tuples."""
-    values = {name: record[name] for name in kind.__dataclass_fields__}
-    return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+def _restored(kind: type[_Record], record: Mapping[str, Any]) -> _Record:
+    """Makes a dataclass of a JSON record, lists becoming tuples; further keys of the record are not its."""
+    values: dict[str, Any] = {entry.name: record[entry.name] for entry in fields(kind)}
+    return kind(
+        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    )
 
 
 @contextmanager
@@ -169,11 +173,15 @@ def _whole_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
     if target.exists() and not target.is_dir():
         raise SavedExplanationError(f"{folder} is a file: choose a folder that does not exist yet")
     if target.is_dir() and any(target.iterdir()):
-        raise SavedExplanationError(f"{folder} is not empty: choose a new folder, nothing there is overwritten")
+        raise SavedExplanationError(
+            f"{folder} is not empty: choose a new folder, nothing there is overwritten"
+        )
     unfinished = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{target.name[:50]}-", suffix=".unfinished", dir=target.parent))
+        unfinished = Path(
+            tempfile.mkdtemp(prefix=f".{target.name[:50]}-", suffix=".unfinished", dir=target.parent)
+        )
         yield target, unfinished
         unfinished.chmod(0o777 & ~_umask())  # mkdtemp keeps others out; the result is an ordinary folder
         unfinished.rename(target)

@@ -20,6 +20,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from dcam_core.errors import PictureError
+
 __all__ = ["Crop", "TileGrid", "best_canvas", "rectangles"]
 
 Size = tuple[int, int]
@@ -134,6 +136,9 @@ class TileGrid:
             crop: geometry of one tile.
             canvases: (width, height) of every canvas on offer, multiples of the tile's side.
             max_tiles: a grid of clearly more tokens than this many tiles have is resampled to that many.
+
+        Raises:
+            PictureError: the picture is so narrow that no row or column of tokens remains.
         """
         canvas = best_canvas(size, canvases)
         resized = _fit(size, canvas)
@@ -141,7 +146,13 @@ class TileGrid:
         full = canvas[1] // crop.side * crop.cells, canvas[0] // crop.side * crop.cells
         trimmed = _padding(size, full)
         kept = full[0] - 2 * trimmed[0], full[1] - 2 * trimmed[1]
-        return cls(size, crop, canvas, resized, offset, trimmed, kept, _limited(kept, crop.cells, max_tiles))
+        grid = _limited(kept, crop.cells, max_tiles)
+        if min(grid) < 1:
+            raise PictureError(
+                f"a picture of {size[0]}x{size[1]} pixels is too narrow: no row of image tokens would show it; "
+                "crop or pad it to a less extreme shape"
+            )
+        return cls(size, crop, canvas, resized, offset, trimmed, kept, grid)
 
     @property
     def tiles(self) -> tuple[int, int]:
@@ -184,7 +195,9 @@ class TileGrid:
         spans = []
         for axis, picture_axis in ((1, 0), (0, 1)):  # columns run along x, rows along y
             count = self.grid[axis]
-            edges = torch.arange(count + 1, dtype=torch.float64) * self.kept[axis] / count + self.trimmed[axis]
+            edges = (
+                torch.arange(count + 1, dtype=torch.float64) * self.kept[axis] / count + self.trimmed[axis]
+            )
             scale = self.size[picture_axis] / self.resized[picture_axis]
             offset = self.offset[picture_axis]
             spans += [

@@ -1,4 +1,4 @@
-"""Checkpoint folders: config.json and safetensors, read without remote code and without pickle.
+"""Weights from checkpoint folders: safetensors alone, without remote code and without pickle.
 
 The model is built on the meta device and every tensor of the file is assigned to it, so weights are in
 memory once. Whatever does not fit is collected and named in one error.
@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from dcam_core.errors import CheckpointError
 
-__all__ = ["assign_weights", "read_config", "weight_files"]
+__all__ = ["assign_weights", "weight_files"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -27,18 +26,6 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 SHOWN = 5
 """How many names of a kind an error message lists."""
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Parses a checkpoint folder's config.json.
-
-    Raises:
-        CheckpointError: the folder or the file is missing, or the file is not a JSON object.
-    """
-    if not folder.is_dir():
-        found = "a file" if folder.exists() else "nothing"
-        raise CheckpointError(f"{folder} is not a checkpoint folder: there is {found}; give the folder itself")
-    return _read_json(folder / "config.json")
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -50,23 +37,33 @@ def weight_files(folder: Path) -> list[Path]:
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if (folder / INDEX).is_file():
-        index = _read_json(folder / INDEX)
-        shards = index.get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise CheckpointError(f"{folder / INDEX} has no 'weight_map': it is no index of shards; download it anew")
-        files = [folder / name for name in sorted(set(shards.values()))]
+        files = _shards(folder)
         if absent := [file.name for file in files if not file.is_file()]:
             raise CheckpointError(
-                f"{folder} lacks {len(absent)} of the {len(files)} shards that its index names: {_listed(absent)}; "
-                "finish the download"
+                f"{folder} lacks {len(absent)} of the {len(files)} shards that its index names: "
+                f"{_listed(absent)}; finish the download"
             )
         return files
     if pickles := sorted(file.name for pattern in PICKLES for file in folder.glob(pattern)):
         raise CheckpointError(
-            f"{folder} has its weights as pickles only ({_listed(pickles)}): a pickle can run any code when it is "
-            "opened, so dcam reads safetensors alone; convert them with safetensors.torch.save_file"
+            f"{folder} has its weights as pickles only ({_listed(pickles)}): opening a pickle can run any code, "
+            "so dcam reads safetensors alone; convert them with safetensors.torch.save_file"
         )
-    raise CheckpointError(f"{folder} has no weights: there is neither {SINGLE} nor {INDEX}; finish the download")
+    raise CheckpointError(
+        f"{folder} has no weights: there is neither {SINGLE} nor {INDEX}; finish the download"
+    )
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The files that the index of a sharded checkpoint names."""
+    path = folder / INDEX
+    try:
+        names = set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{path} is no index of shards ({type(error).__name__}: {error}): download it anew"
+        ) from error
+    return [folder / name for name in sorted(names)]
 
 
 def assign_weights(
@@ -111,8 +108,8 @@ def assign_weights(
                     found[name] = tensors.get_tensor(name).to(dtype)
         except SafetensorError as error:
             raise CheckpointError(
-                f"{file} is not a readable safetensors file ({error}): the download is incomplete, or it is a "
-                "git LFS pointer; download it anew"
+                f"{file} is not a readable safetensors file ({error}): the download is incomplete, or it is "
+                "a git LFS pointer; download it anew"
             ) from error
     mis = {entry.split(" ", 1)[0] for entry in misshaped}
     missing = [name for name in expected if name not in found and name not in mis]
@@ -151,15 +148,3 @@ def _listed(names: Iterable[str]) -> str:
     names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise CheckpointError(f"{file.parent} has no {file.name}: it is not a checkpoint, or not a complete one")
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{file} is not JSON ({error}): download it anew") from error
-    if not isinstance(value, Mapping):
-        raise CheckpointError(f"{file} holds a {type(value).__name__}, not an object: download it anew")
-    return dict(value)

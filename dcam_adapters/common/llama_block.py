@@ -50,7 +50,8 @@ def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor 
     scores = queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    return scores.softmax(-1, dtype=torch.float32).to(values.dtype) @ values
+    weights: Tensor = scores.softmax(-1, dtype=torch.float32).to(values.dtype)
+    return weights @ values
 
 
 def rotary_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
@@ -98,7 +99,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> the same shape and dtype (promoted with the weight's)."""
         x32 = x.float()
-        return self.weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.epsilon)).to(x.dtype)
+        return self.weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.epsilon)).to(
+            x.dtype
+        )
 
 
 class SelfAttention(nn.Module):
@@ -179,7 +182,9 @@ class LlamaBlock(nn.Module):
         attention: AttentionFunction = sdpa_attention,
     ) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(width, heads, key_value_heads, bias=attention_bias, attention=attention)
+        self.self_attn = SelfAttention(
+            width, heads, key_value_heads, bias=attention_bias, attention=attention
+        )
         self.mlp = SwiGLU(width, inner)
         self.input_layernorm = RMSNorm(width, epsilon)
         self.post_attention_layernorm = RMSNorm(width, epsilon)

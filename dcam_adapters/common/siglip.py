@@ -68,7 +68,7 @@ class _VisionModel(nn.Module):
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.embeddings = SiglipVisionEmbeddings(config)
-        self.encoder = SiglipEncoder(config)
+        self.encoder = SiglipEncoder(config)  # type: ignore[arg-type]  # annotated with the two-tower config
         # In every checkpoint, but not applied: the features are those of an inner layer.
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         # A buffer outside the state dict would stay on the meta device when a checkpoint is assigned.

@@ -1,1 +1,1 @@
-"""LLaDA-V (ML-GSAI/LLaDA-V, published as `GSAI-ML/LLaDA-V`): SigLIP2 tower, MLP projector, masked-diffusion LLaDA."""
+"""LLaDA-V (published as `GSAI-ML/LLaDA-V`): SigLIP2 tower, MLP projector, masked-diffusion LLaDA."""

@@ -10,10 +10,10 @@ from typing import Any, Self
 from dcam_adapters.common.siglip import VisionConfig
 from dcam_core.errors import CheckpointError
 
-__all__ = ["ARCHITECTURES", "MODEL_TYPES", "LLaDAVConfig"]
+__all__ = ["LLaDAVConfig"]
 
-MODEL_TYPES = ("llava_llada",)
-ARCHITECTURES = ("LlavaLLaDAModelLM",)
+MASK_TOKEN_ID = 126336
+"""`<|mdm_mask|>`; hard-coded upstream, where config.json has no such field."""
 
 # Without these a checkpoint's shapes are unknown; every other field has the published value as default.
 REQUIRED = (
@@ -61,7 +61,7 @@ class LLaDAVConfig:
     rope_theta: float = 500000.0
     attention_bias: bool = False
     initializer_range: float = 0.02
-    mask_token_id: int = 126336
+    mask_token_id: int = MASK_TOKEN_ID
     suppressed_token_ids: tuple[int, ...] = (126081, 126080, 126346, 126347)
     mm_patch_merge_type: str = "spatial_unpad"
     image_aspect_ratio: str = "anyres_max_4"
@@ -100,7 +100,8 @@ class LLaDAVConfig:
                 f"config.json of a LLaDA-V checkpoint lacks {', '.join(missing)}: "
                 "the model's shape is unknown; take the config.json that was published with the weights"
             )
-        known = {item.name for item in fields(cls)} - {"vision", "suppressed_token_ids", "image_grid_pinpoints"}
+        converted = {"vision", "suppressed_token_ids", "image_grid_pinpoints"}
+        known = {item.name for item in fields(cls)} - converted
         chosen = {name: value for name, value in values.items() if name in known and value is not None}
         chosen.setdefault("num_key_value_heads", chosen["num_attention_heads"])
         if "tokenizer_model_max_length" in values:
@@ -140,7 +141,7 @@ class LLaDAVConfig:
         if values.get("tie_word_embeddings"):
             refuse("tie_word_embeddings", "false")
         if not 0 <= self.mask_token_id < self.vocab_size:
-            refuse("mask_token_id", f"an id below vocab_size ({self.vocab_size}), {self.mask_token_id} by default")
+            refuse("mask_token_id", f"ids below vocab_size = {self.vocab_size} (default {MASK_TOKEN_ID})")
 
 
 def _pinpoints(value: Any) -> tuple[tuple[int, int], ...]:

@@ -106,7 +106,7 @@ class AnyResolutionLayout(PictureLayout):
         return torch.cat([tokens[0], torch.cat([grid, ends], dim=1).flatten(0, 1)])
 
     def views(self, start: int) -> tuple[ImageView, ...]:
-        """"base" and "grid"."""
+        """The overview "base" and the tiles "grid"."""
         width, height = self.size
         edges = self._cell_edges() / self.crop.side
         x, y = edges * width, edges * height
@@ -138,7 +138,7 @@ class SingleCropLayout(PictureLayout):
         return torch.cat([tokens[0], newline.to(tokens.dtype)[None]])
 
     def views(self, start: int) -> tuple[ImageView, ...]:
-        """"base" alone; tokens on the grey border have rectangles without area."""
+        """One view, "base"; tokens on the grey border have rectangles without area."""
         width, height = self.size
         side = max(self.size)
         edges = self._cell_edges() * side / self.crop.side

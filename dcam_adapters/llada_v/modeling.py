@@ -86,7 +86,9 @@ class LLaDAVModel(nn.Module):
         """
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
-        rotary = rotary_tables(position_ids, self.config.head_dim, self.config.rope_theta, inputs_embeds.dtype)
+        rotary = rotary_tables(
+            position_ids, self.config.head_dim, self.config.rope_theta, inputs_embeds.dtype
+        )
         hidden = inputs_embeds
         for layer in self.layers:
             hidden = layer(hidden, rotary, attention_mask)

@@ -1,8 +1,7 @@
-"""LLaDA-V's prompt: chat template, and the placeholder that the picture's tokens take the place of (spec, 6)."""
+"""LLaDA-V's prompt: the chat template, and the placeholder where the picture goes (spec, section 6)."""
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from dcam_core.errors import CheckpointError
@@ -10,7 +9,7 @@ from dcam_core.errors import CheckpointError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["IMAGE", "IMAGE_PLACEHOLDER_ID", "STOP", "SYSTEM", "chat", "tokenise"]
+__all__ = ["IMAGE", "IMAGE_PLACEHOLDER_ID", "STOP", "SYSTEM", "chat", "stop_sequences", "tokenise"]
 
 IMAGE = "<image>"
 """Where the picture goes in the text of a prompt."""
@@ -64,9 +63,7 @@ def tokenise(
             to prepend none, so what is lost is the line break between picture and question, which
             training kept. False feeds what was trained; True reproduces upstream's output.
     """
-    pieces = [
-        list(tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in re.split(re.escape(IMAGE), text)
-    ]
+    pieces = [list(tokenizer(piece, add_special_tokens=False)["input_ids"]) for piece in text.split(IMAGE)]
     ids = pieces[0]
     for piece in pieces[1:]:
         ids = [*ids, IMAGE_PLACEHOLDER_ID, *piece[int(drop_first_token_after_image) :]]

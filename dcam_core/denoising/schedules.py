@@ -25,7 +25,9 @@ def _along(curve: Callable[[torch.Tensor, float], torch.Tensor]) -> Callable[[in
     def counts(masked: int, steps: int, shift: float) -> list[int]:
         steps = min(steps, masked)
         time = torch.linspace(0, 1, steps + 1, dtype=torch.float32)
-        taken = (curve(time, shift) * masked).to(torch.int64).diff().clamp(min=1).tolist()
+        reached = (curve(time, shift) * masked).to(torch.int64)
+        reached[-1] = masked  # a curve that ends at 0.9999 in float32 must not leave a token undecided
+        taken = reached.diff().clamp(min=1).tolist()
         # Raising empty steps to one token may overshoot: take the surplus back, one unit at a time.
         surplus, step = sum(taken) - masked, 0
         while surplus > 0:

@@ -1,7 +1,7 @@
 """The report: one HTML page that carries everything it shows, or the same as a fragment for notebooks.
 
-The page needs no network and no script; a few lines of script only add a preview. Its policy (Content-Security-Policy)
-forbids everything else, and every text of the model or the user is escaped by the template engine.
+The page needs no network and no script; a few lines of script only add a preview. Its policy
+(Content-Security-Policy) forbids everything else, and the template engine escapes every text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
 from matplotlib import colormaps
 from PIL import Image
 
@@ -39,34 +38,41 @@ class _Piece:
     colour: str = ""
     target: int | None = None
 
+    @property
+    def numbered(self) -> bool:
+        """Whether the step is written beside it: at a comma that is not explained it would only disturb."""
+        spoken = self.target is not None or any(character.isalnum() for character in self.text)
+        return self.word is not None and self.word.step is not None and spoken
+
 
 @dataclass(frozen=True)
 class _Card:
     """What the page says about one target."""
 
+    label: str
     target: ExplainedTarget
     heat: str
     peak: tuple[float, float] | None
     peak_share: tuple[float, float] | None
-    step: int
+    step: int | None
     colour: str
     probability: str
-    probed: str
+    replayed: str
 
 
 def render_report(explanation: Explanation) -> str:
     """Gives the whole page as text."""
     environment = _environment()
     script = environment.get_template("report.js").render()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return environment.get_template("page.html.jinja").render(
-        **_contents(explanation), script=Markup(script), script_digest=digest
+        **_contents(explanation), scripted=True, script_digest=digest
     )
 
 
 def render_fragment(explanation: Explanation) -> str:
     """Gives the page's body with its style, without script: what a notebook shows."""
-    return _environment().get_template("fragment.html.jinja").render(**_contents(explanation), script="")
+    return _environment().get_template("fragment.html.jinja").render(**_contents(explanation), scripted=False)
 
 
 def write_report(explanation: Explanation, path: Path) -> Path:
@@ -80,8 +86,8 @@ def write_report(explanation: Explanation, path: Path) -> Path:
         path.write_text(page, encoding="utf-8")
     except OSError as error:
         raise SavedExplanationError(
-            f"the report cannot be written to {path}: {error.strerror}; choose a file in a folder that exists and "
-            "that you may write to"
+            f"the report cannot be written to {path}: {error.strerror}; choose a file in a folder "
+            "that exists and that you may write to"
         ) from error
     return path
 
@@ -108,7 +114,6 @@ def _contents(explanation: Explanation) -> dict[str, Any]:
     return {
         "explanation": explanation,
         "identity": _identity(explanation),
-        "style": Markup(_environment().get_template("report.css").render()),
         "picture": _data_uri(shown),
         "picture_behind": _data_uri(behind),
         "pieces": list(_pieces(explanation, last)),
@@ -142,11 +147,11 @@ def _last_step(explanation: Explanation) -> int:
     """The last step known to the report: the end of the colour scale."""
     steps = [word.step for word in explanation.words if word.step is not None]
     steps += [step for target in explanation.targets for step in target.commit_steps]
-    return max([*steps, len(explanation.steps) - 1])
+    return max([0, len(explanation.steps) - 1, *steps])
 
 
 def _step_colour(step: int, last: int) -> str:
-    """Colour of a denoising step, from early (dark blue) to late (yellow), even to the eye and colour-blind-safe."""
+    """Colour of a denoising step, early (violet) to late (yellow): viridis is safe for colour-blind eyes."""
     red, green, blue, _ = colormaps["viridis"](0.12 + 0.83 * step / max(1, last), bytes=True)
     return f"#{red:02x}{green:02x}{blue:02x}"
 
@@ -165,7 +170,7 @@ def _pieces(explanation: Explanation, last: int) -> Iterator[_Piece]:
 
 
 def _target_of(word: Word, targets: tuple[ExplainedTarget, ...]) -> int | None:
-    """The target that a word leads to: of those that share a token with it, the one with the fewest tokens."""
+    """The target that a word leads to: of those that share a token with it, the shortest."""
     sharing = [i for i, target in enumerate(targets) if set(target.positions) & set(word.positions)]
     return min(sharing, key=lambda i: len(targets[i].positions), default=None)
 
@@ -176,18 +181,27 @@ def _card(explanation: Explanation, index: int, last: int) -> _Card:
     scale = _HEAT_SIDE / max(width, height)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     peak = explanation.peak(index)
-    step = max(target.commit_steps)
-    steps = [str(probed) for probed in target.probed_steps if probed is not None]
     return _Card(
+        label=explanation.label(index),
         target=target,
         heat=_data_uri(heat_layer(stretch_map(explanation.maps[index], size))),
         peak=peak,
         peak_share=None if peak is None else (100 * peak[0] / width, 100 * peak[1] / height),
-        step=step,
-        colour=_step_colour(step, last),
+        step=target.last_step,
+        colour="" if target.last_step is None else _step_colour(target.last_step, last),
         probability=percent(target.probability),
-        probed=f"{target.state}, step {', '.join(steps)}" if steps else target.state,
+        replayed=_replayed(target),
     )
+
+
+def _replayed(target: ExplainedTarget) -> str:
+    """Says which states were replayed: the policy, and the recorded steps if it chose any."""
+    steps = sorted({step for step in target.probed_steps if step is not None})
+    if not steps:
+        return target.state
+    if len(steps) > 4:
+        return f"{target.state}: {len(steps)} steps, {steps[0]} to {steps[-1]}"
+    return f"{target.state}: step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
 
 
 def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

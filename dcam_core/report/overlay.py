@@ -1,7 +1,7 @@
 """Heat over a picture: colours, blending, and a framed drawing with a colour bar.
 
-Colours are matplotlib's "inferno", even to the eye and readable without colour vision. Opacity grows with the map, so
-that the picture stays visible where a word has no evidence.
+Colours are matplotlib's "inferno", even to the eye and readable without colour vision. Opacity grows with the
+map, so that the picture stays visible where a word has no evidence.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def percent(probability: float) -> str:
 def display_size(width: int, height: int, *, largest: int = LARGEST_SIDE) -> tuple[int, int]:
     """Chooses the size at which a picture is shown.
 
-    Small pictures grow by a whole factor until the longest side has at least 480 pixels (so that every pixel grows
-    equally), large ones shrink to `largest`.
+    Small pictures grow by a whole factor until the longest side has at least 480 pixels (so that every pixel
+    grows equally), large ones shrink to `largest`.
 
     Args:
         width: width of the picture in pixels.
@@ -93,10 +93,10 @@ def display_picture(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 def heat_palette() -> NDArray[np.uint8]:
     """The colours of map values 0, 1/255, ..., 1: `[256, 4]` uint8 RGBA, opacity growing from 0."""
     value = np.linspace(0.0, 1.0, 256)
-    # From 0.25 on: inferno's first quarter is near black and would darken the picture instead of colouring it.
+    # From 0.25 on: inferno's first quarter is near black and would darken the picture, not colour it.
     colours = colormaps["inferno"](0.25 + 0.75 * value)
     colours[:, 3] = STRONGEST_OPACITY * value**0.75
-    palette = np.rint(255 * colours).astype(np.uint8)
+    palette: NDArray[np.uint8] = np.rint(255 * colours).astype(np.uint8)
     palette.setflags(write=False)
     return palette
 
@@ -146,7 +146,10 @@ def overlay_figure(picture: Image.Image, heat: Tensor, word: str, caption: str =
     """
     height, width = heat.shape
     left, right, bottom, top = 24, 86, 24, 70
-    inner_width, inner_height = max(width, 260), max(height, 160)  # room for title and bar round a narrow picture
+    inner_width, inner_height = (
+        max(width, 260),
+        max(height, 160),
+    )  # room for title and bar round a narrow picture
     total_width, total_height = inner_width + left + right, inner_height + bottom + top
     figure = Figure(figsize=(total_width / _DPI, total_height / _DPI), dpi=_DPI, facecolor="white")
     FigureCanvasAgg(figure)
@@ -189,8 +192,8 @@ def overlay_figure(picture: Image.Image, heat: Tensor, word: str, caption: str =
 def rasterise(figure: Figure) -> Image.Image:
     """Gives a figure as an RGB picture at its own resolution."""
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
 
 
 def _fit(text: Text, room: float) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 import torch
+from kornia.filters import filter2d_separable, get_gaussian_kernel1d
 from torch import Tensor
 
 from dcam_core.errors import ConfigurationError

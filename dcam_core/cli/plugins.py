@@ -1,0 +1,68 @@
+"""`dcam plugins`: what is installed, what it offers, and what is broken and why."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from typing import Any
+
+import click
+
+from dcam_core.cli.session import Session
+from dcam_core.plugin_failure import PluginWarning, describe
+from dcam_core.plugins import PluginInfo
+
+__all__ = ["plugins"]
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@click.pass_obj
+def plugins(session: Session, *, as_json: bool) -> None:
+    """List the plugins and what they offer.
+
+    Plugins that failed or are switched off are listed too.
+    """
+    with warnings.catch_warnings():
+        # The list itself tells what failed.
+        warnings.simplefilter("ignore", PluginWarning)
+        found = session.manager.plugins
+    if as_json:
+        click.echo(json.dumps([_as_data(info) for info in found], indent=2))
+        return
+    for info in found:
+        click.echo(_as_text(info, with_traceback=session.verbosity >= 2))
+    if not found:
+        click.echo("no plugins: is the distribution `dcam` installed, or are all switched off?", err=True)
+
+
+def _as_data(info: PluginInfo) -> dict[str, Any]:
+    failure = info.failure and {
+        "phase": info.failure.phase,
+        "cause": describe(info.failure.cause),
+        "traceback": info.failure.traceback,
+    }
+    return {
+        "name": info.name,
+        "distribution": info.distribution,
+        "version": info.version,
+        "source": info.source,
+        "status": info.status,
+        "hooks": list(info.hooks),
+        "offers": {kind: list(names) for kind, names in info.offers.items()},
+        "failure": failure or None,
+    }
+
+
+def _as_text(info: PluginInfo, *, with_traceback: bool) -> str:
+    origin = f"{info.distribution} {info.version}" if info.distribution else info.source
+    lines = [f"{info.name} ({origin}): {info.status}"]
+    lines += [f"  {kind}: {', '.join(names)}" for kind, names in info.offers.items()]
+    others = [hook for hook in info.hooks if not hook.startswith("dcam_register_")]
+    if others:
+        lines.append(f"  hooks: {', '.join(others)}")
+    if info.failure:
+        lines.append(f"  failed to {info.failure.phase}: {describe(info.failure.cause)}")
+        if with_traceback:
+            lines.append(info.failure.traceback.rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""What `explain` and `demo` share: where the result goes, and what is said about it."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dcam_core.errors import UsageError
+
+if TYPE_CHECKING:
+    from dcam_core.explanation import Explanation
+
+__all__ = ["result_folder", "tell"]
+
+
+def result_folder(out: str | None, default: str) -> Path:
+    """The folder for a result, checked before the work begins.
+
+    Args:
+        out: what the user asked for; None: `default`, or the first of "default-2", "default-3", ... that
+            is free.
+        default: name of the folder in the current directory.
+
+    Raises:
+        UsageError: the folder that was asked for is a file, or holds something.
+    """
+    if out is None:
+        names = itertools.chain([default], (f"{default}-{number}" for number in itertools.count(2)))
+        return next(Path(name) for name in names if _is_free(Path(name)))
+    folder = Path(out).expanduser()
+    if not _is_free(folder):
+        what = "is not empty" if folder.is_dir() else "is a file"
+        raise UsageError(f"output folder {folder} {what}: give a folder that is empty or does not exist")
+    return folder
+
+
+def tell(explanation: Explanation, folder: Path) -> None:
+    """The answer and the targets on stderr, for a person; the report's path on stdout, for a script."""
+    click.echo(f"answer: {explanation.answer}", err=True)
+    for target in explanation.targets:
+        notes = f" ({'; '.join(target.notes)})" if target.notes else ""
+        click.echo(f"  {target.word}: probability {target.probability:.3f}{notes}", err=True)
+    click.echo(str(folder / "report.html"))
+
+
+def _is_free(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))

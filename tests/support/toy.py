@@ -1,0 +1,138 @@
+"""A complete small adapter around a seeded random transformer: real parts, built in milliseconds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, pre_tokenizers
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast
+
+from dcam_core.adapter import Adapter
+from dcam_core.denoising import SamplerSettings
+from dcam_core.inputs import ImageView, Inputs
+
+WORDS = "a the red blue green circle square star moon and , left of right no yes one two three".split()
+SPECIAL = ["<mask>", "<stop>", "<unk>"]
+CHANNELS = 24
+
+
+def toy_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {word: index for index, word in enumerate([*SPECIAL, *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        additional_special_tokens=["<mask>", "<stop>"],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(CHANNELS)
+        self.attention = nn.MultiheadAttention(CHANNELS, 4, batch_first=True, dropout=0.1)
+        self.mlp = nn.Sequential(nn.Linear(CHANNELS, 48), nn.GELU(), nn.Dropout(0.1), nn.Linear(48, CHANNELS))
+
+    def forward(self, hidden: Tensor) -> tuple[Tensor]:
+        normed = self.norm(hidden)
+        hidden = hidden + self.attention(normed, normed, normed, need_weights=False)[0]
+        return (hidden + self.mlp(hidden),)
+
+
+class ToyModel(nn.Module):
+    def __init__(self, blocks: int = 3) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(len(WORDS) + len(SPECIAL), CHANNELS)
+        self.place = nn.Embedding(64, CHANNELS)
+        self.patch = nn.Linear(3, CHANNELS)
+        self.blocks = nn.ModuleList(Block() for _ in range(blocks))
+        self.head = nn.Linear(CHANNELS, len(WORDS) + len(SPECIAL), bias=False)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.2)
+
+
+class ToyAdapter(Adapter):
+    """Two views of the picture: 2 x 2 overview tokens, then 3 x 4 tokens with a newline token per row."""
+
+    family = "toy"
+    name = "toy"
+
+    def __init__(self, seed: int = 0) -> None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.model = ToyModel().eval()
+        self.tokenizer = toy_tokenizer()
+
+    @classmethod
+    def load(cls, folder, *, device, dtype):
+        return cls()
+
+    @classmethod
+    def wrap(cls, model, tokenizer=None, image_processor=None, *, config=None):
+        adapter = cls()
+        adapter.model = model
+        return adapter
+
+    @property
+    def mask_token_id(self) -> int:
+        return 0
+
+    @property
+    def image_size(self) -> int:
+        return 24
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        return list(self.model.blocks)
+
+    @property
+    def default_sampler(self) -> SamplerSettings:
+        return SamplerSettings(answer_length=8, suppressed_ids=(2,), stop_sequences=((1,),))
+
+    def prepare(self, picture, prompt: str) -> Inputs:
+        return self.prepare_ids(picture, torch.tensor([self.tokenizer(prompt)["input_ids"]]))
+
+    def prepare_ids(self, picture, input_ids: Tensor) -> Inputs:
+        width, height = picture.size
+        pixels = torch.tensor(list(picture.convert("RGB").tobytes()), dtype=torch.float32) / 255
+        pixels = pixels.view(1, height, width, 3).permute(0, 3, 1, 2)
+        base = F.adaptive_avg_pool2d(pixels, (2, 2)).flatten(2).mT
+        grid = F.adaptive_avg_pool2d(pixels, (3, 4)).permute(0, 2, 3, 1)
+        rows = F.pad(grid, (0, 0, 0, 1)).flatten(1, 2)  # one newline token per row
+        dtype = self.model.patch.weight.dtype
+        image = self.model.patch(torch.cat([base, rows], dim=1).to(dtype))
+        text = self.model.embed(input_ids)
+        start = 1
+        embeddings = torch.cat([text[:, :1], image, text[:, 1:]], dim=1).detach()
+        views = (
+            self._view("base", start + torch.arange(4).view(2, 2), picture.size),
+            self._view("grid", start + 4 + torch.arange(15).view(3, 5)[:, :4], picture.size),
+        )
+        return Inputs("", (picture.size,), embeddings, views, (start, start + 19))
+
+    @staticmethod
+    def _view(name: str, positions: Tensor, size: tuple[int, int]) -> ImageView:
+        rows, cols = positions.shape
+        x = torch.linspace(0, size[0], cols + 1, dtype=torch.float64)
+        y = torch.linspace(0, size[1], rows + 1, dtype=torch.float64)
+        corners = [x[:-1].expand(rows, -1), y[:-1, None].expand(-1, cols)]
+        corners += [x[1:].expand(rows, -1), y[1:, None].expand(-1, cols)]
+        return ImageView(name, positions.contiguous(), torch.stack(corners, -1))
+
+    def replay(self, inputs: Inputs, states: Tensor, positions: Tensor) -> Tensor:
+        prompt = inputs.embeddings.expand(len(states), -1, -1)
+        hidden = torch.cat([prompt, self.model.embed(states)], dim=1)
+        hidden = hidden + self.model.place.weight[: hidden.shape[1]]
+        for block in self.model.blocks:
+            hidden = block(hidden)[0]
+        return self.model.head(hidden[:, inputs.prompt_length + positions]).float()
+
+    def unconditional(self, inputs: Inputs) -> Inputs:
+        mask = self.model.embed.weight[self.mask_token_id].detach()
+        blank = mask.expand_as(inputs.embeddings)
+        return Inputs(inputs.prompt, inputs.picture_sizes, blank, inputs.views, inputs.image_span)

@@ -1,0 +1,121 @@
+"""The attributions against their formulas, written as loops, and the contract that they all keep."""
+
+import pytest
+import torch
+
+import dcam_plugins.plugin
+from dcam_core.attribution import Attribution
+from dcam_core.registry import import_object
+from dcam_plugins.attributions import DiffusionCAMBase, GradCAM, GradTimesInput, HiResCAM, LayerCAM
+
+B, N, C = 2, 6, 5
+
+
+def relu(value):
+    return max(value, 0.0)
+
+
+def grad_cam(f, g, s):
+    return relu(sum(g[:, c].mean() * f[s, c] for c in range(C)))
+
+
+def hires_cam(f, g, s):
+    return relu(sum(g[s, c] * f[s, c] for c in range(C)))
+
+
+def layer_cam(f, g, s):
+    return relu(sum(relu(g[s, c]) * f[s, c] for c in range(C)))
+
+
+def grad_times_input(f, g, s):
+    return sum(abs(g[s, c] * f[s, c]) for c in range(C))
+
+
+def diffusion_cam_base(f, g, s):
+    return sum(relu(sum(relu(g[t, c]) for t in range(N)) / N * f[s, c]) for c in range(C)) / C
+
+
+def released_grad_cam(f, g, s):
+    return sum(relu(g[:, c].mean() * f[s, c]) for c in range(C)) / C
+
+
+FORMULAS = [
+    (GradCAM(), grad_cam, False),
+    (GradCAM(centre=True), grad_cam, True),
+    (HiResCAM(), hires_cam, False),
+    (HiResCAM(centre=True), hires_cam, True),
+    (LayerCAM(), layer_cam, False),
+    (GradTimesInput(), grad_times_input, False),
+    (GradTimesInput(centre=True), grad_times_input, True),
+    (DiffusionCAMBase(), diffusion_cam_base, False),
+    (DiffusionCAMBase(gate_gradients=False), released_grad_cam, False),
+]
+
+
+def readings(dtype=torch.float64, batch=B):
+    generator = torch.Generator().manual_seed(3)
+    activations, gradients = torch.randn(2, batch, N, C, dtype=torch.float64, generator=generator)
+    return (activations + 0.5).to(dtype), gradients.to(dtype)
+
+
+@pytest.mark.parametrize(("attribution", "formula", "centre"), FORMULAS)
+def test_formula(attribution, formula, centre):
+    activations, gradients = readings()
+    features = activations - activations.mean(dim=1, keepdim=True) if centre else activations
+    expected = torch.tensor(
+        [[formula(features[b], gradients[b], s) for s in range(N)] for b in range(B)], dtype=torch.float64
+    )
+    assert expected.max() > 0
+    torch.testing.assert_close(attribution(activations, gradients), expected)
+
+
+def registered():
+    names = {}
+    dcam_plugins.plugin.dcam_register_attributions(names.__setitem__)
+    return names
+
+
+@pytest.fixture(params=registered().items(), ids=lambda item: item[0])
+def attribution(request):
+    made = import_object(request.param[1])()
+    assert isinstance(made, Attribution)
+    return made
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_contract(attribution, dtype):
+    activations, gradients = readings(dtype)
+    before = activations.clone(), gradients.clone()
+    raw = attribution(activations, gradients)
+    assert raw.shape == (B, N)
+    assert raw.dtype == torch.promote_types(dtype, torch.float32)
+    assert raw.isfinite().all()
+    assert (raw >= 0).all()
+    assert torch.equal(activations, before[0])
+    assert torch.equal(gradients, before[1])
+    assert torch.equal(raw, attribution(activations, gradients))
+
+
+def test_a_reading_is_the_same_alone_and_in_a_batch(attribution):
+    activations, gradients = readings(batch=4)
+    together = attribution(activations, gradients)
+    alone = torch.cat([attribution(a[None], g[None]) for a, g in zip(activations, gradients, strict=True)])
+    torch.testing.assert_close(together, alone, atol=1e-12, rtol=0)
+
+
+def test_readings_may_share_their_activations(attribution):
+    activations, gradients = readings()
+    shared = activations[:1].expand(B, -1, -1)
+    expected = attribution(shared.contiguous(), gradients)
+    torch.testing.assert_close(attribution(shared, gradients), expected, atol=1e-12, rtol=0)
+
+
+def test_no_gradient_no_evidence(attribution):
+    activations, gradients = readings()
+    assert torch.equal(attribution(activations, torch.zeros_like(gradients)), torch.zeros(B, N).double())
+
+
+def test_half_precision_sums_do_not_overflow(attribution):
+    # Each product is 1, and 100 000 of them are more than float16 can hold.
+    ones = torch.ones(1, 2, 100_000, dtype=torch.float16)
+    assert attribution(ones, ones).isfinite().all()
