@@ -67,6 +67,7 @@ class EngineHooks:
             DcamError: as a plugin raised it.
             PluginError: a plugin raised anything else.
         """
+        self._check(hook, arguments)
         for implementation in self._deciders(hook):
             try:
                 answer = _call(implementation, hook, arguments)
@@ -88,6 +89,7 @@ class EngineHooks:
         Raises:
             PluginError: a plugin failed, and the manager is strict.
         """
+        self._check(hook, arguments)
         for implementation in [*self._user.implementations(hook), *self._installed.implementations(hook)]:
             try:
                 _call(implementation, hook, arguments)
@@ -96,6 +98,12 @@ class EngineHooks:
                 if self._strict:
                     raise failure from error
                 warnings.warn(str(failure), PluginWarning, stacklevel=2)
+
+    def _check(self, hook: str, arguments: Mapping[str, Any]) -> None:
+        """An engine that forgets an argument is wrong even if nobody asks for it today."""
+        declared = self._installed.declared_arguments(hook)
+        if set(arguments) != set(declared):
+            raise TypeError(f"{hook} takes {', '.join(declared)}; given: {', '.join(arguments) or 'nothing'}")
 
     def _deciders(self, hook: str) -> list[pluggy.HookImpl]:
         installed = self._installed.implementations(hook, leave_out=self._foreign)

@@ -178,7 +178,7 @@ class Explainer:
             model=self._identity(),
             versions={
                 "dcam": dcam_core.__version__,
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),
                 "plugins": self.manager.versions(),
             },
             steps=self._texts(trajectory),

@@ -174,10 +174,10 @@ class Explanation:
         return f"<Explanation of {self.answer!r}: {count} maps of {rows} x {columns} for {words}>"
 
     def index(self, target: str | int, *, occurrence: int | None = None) -> int:
-        """Finds which map belongs to a target.
+        """Find which map belongs to a target.
 
         Args:
-            target: a target's word, its n-th occurrence in the answer ("circle#2"), or an index into `targets`.
+            target: a target's word, its n-th occurrence in the answer ("circle#2"), or an index.
             occurrence: the n of "#n", given apart.
 
         Returns:
@@ -189,11 +189,11 @@ class Explanation:
         return find_target(self, target, occurrence)
 
     def label(self, index: int) -> str:
-        """Gives the name of a target among its like: "circle", or "circle#2" where several share the word."""
+        """Give the name of a target among its like: "circle", or "circle#2" where several share the word."""
         return target_label(self, index)
 
     def heatmap(self, target: str | int, *, occurrence: int | None = None) -> Tensor:
-        """Gives a target's map at the size of the picture.
+        """Give a target's map at the size of the picture.
 
         Args:
             target: word or index, as in `index`.
@@ -208,7 +208,7 @@ class Explanation:
         return stretch_map(self.maps[self.index(target, occurrence=occurrence)], self.picture.size)
 
     def peak(self, target: str | int, *, occurrence: int | None = None) -> tuple[float, float] | None:
-        """Gives the centre (x, y) of the highest cell in pixels of the picture; None for an empty map."""
+        """Give the centre (x, y) of the highest cell in pixels of the picture; None for an empty map."""
         cell = peak_cell(self.maps[self.index(target, occurrence=occurrence)])
         if cell is None:
             return None
@@ -216,7 +216,7 @@ class Explanation:
         return (cell[1] + 0.5) * self.picture.width / columns, (cell[0] + 0.5) * self.picture.height / rows
 
     def figure(self, target: str | int, *, occurrence: int | None = None) -> Figure:
-        """Draws picture, heat, word and colour bar as a matplotlib figure, without pyplot."""
+        """Draw picture, heat, word and colour bar as a matplotlib figure, without pyplot."""
         from dcam_core.report.overlay import display_size, overlay_figure, percent
 
         index = self.index(target, occurrence=occurrence)
@@ -228,13 +228,13 @@ class Explanation:
         return overlay_figure(self.picture, heat, self.label(index), caption)
 
     def overlay(self, target: str | int, *, occurrence: int | None = None) -> Image.Image:
-        """Gives the drawing of `figure` as an RGB picture."""
+        """Give the drawing of `figure` as an RGB picture."""
         from dcam_core.report.overlay import rasterise
 
         return rasterise(self.figure(target, occurrence=occurrence))
 
     def to_html(self, path: str | Path) -> Path:
-        """Writes the report, one self-contained page, and gives its path.
+        """Write the report, one self-contained page, and give its path.
 
         Raises:
             SavedExplanationError: if the file cannot be written.
@@ -249,7 +249,7 @@ class Explanation:
         return render_fragment(self)
 
     def save(self, folder: str | Path) -> Path:
-        """Writes everything into a new folder, whole or not at all, and gives its path.
+        """Write everything into a new folder, whole or not at all, and give its path.
 
         See `dcam_core.storage` for the files.
 
@@ -262,7 +262,7 @@ class Explanation:
 
 
 def load_explanation(folder: str | Path) -> Explanation:
-    """Reads what `Explanation.save` wrote.
+    """Read what `Explanation.save` wrote.
 
     Raises:
         SavedExplanationError: if a file is missing or damaged, or the folder has another schema version.
@@ -273,7 +273,7 @@ def load_explanation(folder: str | Path) -> Explanation:
 
 
 def stretch_map(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Stretches a map over a picture.
+    """Stretch a map over a picture.
 
     Args:
         grid: `[rows, columns]` floating, the map; its cells divide the picture evenly.
@@ -288,7 +288,7 @@ def stretch_map(grid: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def peak_cell(grid: Tensor) -> tuple[int, int] | None:
-    """Gives row and column of the first highest cell of `[rows, columns]`; None if none is above zero."""
+    """Give row and column of the first highest cell of `[rows, columns]`; None if none is above zero."""
     if not (grid > 0).any():
         return None
     row, column = divmod(int(grid.argmax()), grid.shape[1])
@@ -296,7 +296,7 @@ def peak_cell(grid: Tensor) -> tuple[int, int] | None:
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Copies JSON data (tuples become lists) and refuses anything that JSON cannot restore."""
+    """Copy JSON data (tuples become lists) and refuse anything that JSON cannot restore."""
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
@@ -306,8 +306,15 @@ def _plain(value: Any, where: str) -> Any:
         return {key: _plain(entry, f"{where}.{key}") for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry, f"{where}[{i}]") for i, entry in enumerate(value)]
-    if value is None or type(value) in (str, int, bool) or (type(value) is float and math.isfinite(value)):
+    if value is None or isinstance(value, bool):
         return value
+    # Subclasses (torch.__version__, enums, numpy's float64) become what JSON would bring back.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
+    if isinstance(value, float) and math.isfinite(value):
+        return float(value)
     raise DcamError(
         f"{where} is {value!r} ({type(value).__name__}): only text, finite numbers, true, false, null, "
         "lists and mappings can be saved; give it as one of these"

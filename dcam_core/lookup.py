@@ -1,7 +1,7 @@
 """Which of the explained targets a person means: "circle", "circle#2", or an index.
 
-The spelling is that of `dcam_core.targets`: "#2" is the second occurrence in the answer, counted from 1, whether or
-not the first was explained as well. What was explained as "circle#2" is therefore found as "circle#2".
+The spelling is that of `dcam_core.targets`: "#2" is the second occurrence in the answer, counted from 1,
+whether or not the first was explained as well. What was explained as "circle#2" is found as "circle#2".
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ __all__ = ["find_target", "target_label"]
 
 
 def find_target(explanation: Explanation, wanted: str | int, occurrence: int | None = None) -> int:
-    """Finds a target.
+    """Find a target.
 
     Args:
         explanation: where to look.
-        wanted: a target's word, its n-th occurrence in the answer ("circle#2"), or an index into `targets`. Case
-            is ignored if no target is written exactly so.
+        wanted: a target's word, its n-th occurrence in the answer ("circle#2"), or an index into `targets`.
+            Letter case does not matter.
         occurrence: the n of "#n", given apart.
 
     Returns:
@@ -47,8 +47,8 @@ def find_target(explanation: Explanation, wanted: str | int, occurrence: int | N
         exact = [i for i in found if _occurrence(explanation, i) == occurrence]
         if not exact:
             raise TargetError(
-                f"occurrence {occurrence} of {targets[found[0]].word!r} was not explained: occurrences are counted "
-                f"from 1, the targets are {_listed(explanation, found)}"
+                f"occurrence {occurrence} of {targets[found[0]].word!r} was not explained: occurrences are "
+                f"counted from 1, the targets are {_listed(explanation, found)}"
             )
         return exact[0]
     if len({targets[i].positions for i in found}) > 1:
@@ -57,7 +57,7 @@ def find_target(explanation: Explanation, wanted: str | int, occurrence: int | N
 
 
 def target_label(explanation: Explanation, index: int) -> str:
-    """Gives a target's word, with "#n" if targets at other positions share it: what `find_target` finds it by."""
+    """Give the name by which `find_target` finds a target: its word, with "#n" if other targets share it."""
     target = explanation.targets[index]
     same = _written(explanation.targets, target.word)
     if len({explanation.targets[i].positions for i in same}) == 1:

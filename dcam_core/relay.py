@@ -45,6 +45,8 @@ class Relay(pluggy.PluginManager):
         name = name or self.get_canonical_name(plugin)
         if self.has_plugin(name):
             raise PluginError(name, "a plugin of this name is already there")
+        if self.is_registered(plugin):
+            raise PluginError(name, f"this plugin is already there, as {self.get_name(plugin)!r}")
         self._refuse_unmarked(plugin, name)
         try:
             super().register(plugin, name)
@@ -58,6 +60,10 @@ class Relay(pluggy.PluginManager):
             raise
         return name
 
+    def declared_arguments(self, hook: str) -> tuple[str, ...]:
+        """Names of the arguments that a hook declares."""
+        return tuple(inspect.signature(getattr(hookspecs, hook)).parameters)
+
     def implementations(self, hook: str, leave_out: Iterable[str] = ()) -> list[pluggy.HookImpl]:
         """The implementations of a hook in the order in which pluggy would call them.
 
@@ -65,8 +71,9 @@ class Relay(pluggy.PluginManager):
             hook: name of the hook.
             leave_out: names of plugins that do not take part.
         """
-        removed = [plugin for name in leave_out if (plugin := self.get_plugin(name)) is not None]
-        return self.subset_hook_caller(hook, removed).get_hookimpls()[::-1]
+        left_out = set(leave_out)
+        implementations = getattr(self.hook, hook).get_hookimpls()[::-1]
+        return [found for found in implementations if found.plugin_name not in left_out]
 
     def _refuse_unmarked(self, plugin: object, name: str) -> None:
         for hook in self.hooks:

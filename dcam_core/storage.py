@@ -40,7 +40,7 @@ _Record = TypeVar("_Record", Word, ExplainedTarget)
 
 
 def save_explanation(explanation: Explanation, folder: Path) -> Path:
-    """Writes an explanation into a new folder and gives its path.
+    """Write an explanation into a new folder and give its path.
 
     Args:
         explanation: what to write.
@@ -61,7 +61,7 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
 
 
 def read_explanation(folder: Path) -> Explanation:
-    """Reads what `save_explanation` wrote; `raw`, `maps` and the picture come back bit for bit.
+    """Read what `save_explanation` wrote; `raw`, `maps` and the picture come back bit for bit.
 
     Raises:
         SavedExplanationError: if a file is missing or damaged, or the folder has another schema version.
@@ -101,7 +101,7 @@ def read_explanation(folder: Path) -> Explanation:
 
 
 def overlay_name(index: int, word: str) -> str:
-    """Gives a target's overlay a file name of plain ASCII, whatever the word: "overlay-00-circle.png"."""
+    """Give a target's overlay a file name of plain ASCII, whatever the word: "overlay-00-circle.png"."""
     ascii_word = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_word.lower()).strip("-")[:40].rstrip("-")
     return f"overlay-{index:02d}-{slug or 'word'}.png"
@@ -134,7 +134,7 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
 
 
 def _statistics(grid: Tensor) -> dict[str, Any]:
-    """Sums up a map; `argmax` is (row, column) of its first highest cell, None if no cell is above zero."""
+    """Sum up a map; `argmax` is (row, column) of its first highest cell, None if no cell is above zero."""
     cell = peak_cell(grid)
     return {
         "min": grid.min().item(),
@@ -159,16 +159,17 @@ def _read_facts(path: Path) -> dict[str, Any]:
 
 
 def _restored(kind: type[_Record], record: Mapping[str, Any]) -> _Record:
-    """Makes a dataclass of a JSON record, lists becoming tuples; further keys of the record are not its."""
-    values: dict[str, Any] = {entry.name: record[entry.name] for entry in fields(kind)}
-    return kind(
-        **{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-    )
+    """Make a dataclass of a JSON record, lists becoming tuples; further keys of the record are not its."""
+    values: dict[str, Any] = {}
+    for entry in fields(kind):
+        value = record[entry.name]
+        values[entry.name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
 
 
 @contextmanager
 def _whole_folder(folder: Path) -> Iterator[tuple[Path, Path]]:
-    """Gives (the folder, a temporary one beside it); renames the second to the first if all goes well."""
+    """Give (the folder, a temporary one beside it); rename the second to the first if all goes well."""
     target = folder.expanduser().resolve()
     if target.exists() and not target.is_dir():
         raise SavedExplanationError(f"{folder} is a file: choose a folder that does not exist yet")

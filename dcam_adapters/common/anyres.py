@@ -149,7 +149,7 @@ class TileGrid:
         grid = _limited(kept, crop.cells, max_tiles)
         if min(grid) < 1:
             raise PictureError(
-                f"a picture of {size[0]}x{size[1]} pixels is too narrow: no row of image tokens would show it; "
+                f"a picture of {size[0]}x{size[1]} pixels is too narrow: no row of image tokens shows it; "
                 "crop or pad it to a less extreme shape"
             )
         return cls(size, crop, canvas, resized, offset, trimmed, kept, grid)

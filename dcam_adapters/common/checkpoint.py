@@ -46,7 +46,7 @@ def weight_files(folder: Path) -> list[Path]:
         return files
     if pickles := sorted(file.name for pattern in PICKLES for file in folder.glob(pattern)):
         raise CheckpointError(
-            f"{folder} has its weights as pickles only ({_listed(pickles)}): opening a pickle can run any code, "
+            f"{folder} has its weights as pickles only ({_listed(pickles)}): opening those can run any code, "
             "so dcam reads safetensors alone; convert them with safetensors.torch.save_file"
         )
     raise CheckpointError(

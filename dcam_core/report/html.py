@@ -61,7 +61,7 @@ class _Card:
 
 
 def render_report(explanation: Explanation) -> str:
-    """Gives the whole page as text."""
+    """Give the whole page as text."""
     environment = _environment()
     script = environment.get_template("report.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
@@ -71,12 +71,12 @@ def render_report(explanation: Explanation) -> str:
 
 
 def render_fragment(explanation: Explanation) -> str:
-    """Gives the page's body with its style, without script: what a notebook shows."""
+    """Give the page's body with its style, without script: what a notebook shows."""
     return _environment().get_template("fragment.html.jinja").render(**_contents(explanation), scripted=False)
 
 
 def write_report(explanation: Explanation, path: Path) -> Path:
-    """Writes the page as UTF-8.
+    """Write the page as UTF-8.
 
     Raises:
         SavedExplanationError: if the file cannot be written.
@@ -137,7 +137,7 @@ def _identity(explanation: Explanation) -> str:
 
 
 def _data_uri(picture: Image.Image) -> str:
-    """Encodes a picture as PNG in a data: address."""
+    """Encode a picture as PNG in a data: address."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
@@ -157,7 +157,7 @@ def _step_colour(step: int, last: int) -> str:
 
 
 def _pieces(explanation: Explanation, last: int) -> Iterator[_Piece]:
-    """Cuts the answer into words and what stands between them."""
+    """Cut the answer into words and what stands between them."""
     position = 0
     for word in sorted(explanation.words, key=lambda word: word.start):
         if word.start > position:
@@ -195,7 +195,7 @@ def _card(explanation: Explanation, index: int, last: int) -> _Card:
 
 
 def _replayed(target: ExplainedTarget) -> str:
-    """Says which states were replayed: the policy, and the recorded steps if it chose any."""
+    """Say which states were replayed: the policy, and the recorded steps if it chose any."""
     steps = sorted({step for step in target.probed_steps if step is not None})
     if not steps:
         return target.state
@@ -205,7 +205,7 @@ def _replayed(target: ExplainedTarget) -> str:
 
 
 def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Lists nested settings with dotted keys, as they are written on the command line."""
+    """List nested settings with dotted keys, as they are written on the command line."""
     for key, value in mapping.items():
         if isinstance(value, Mapping) and value:
             yield from _flattened(value, f"{prefix}{key}.")
@@ -214,5 +214,5 @@ def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 def _written(value: Any) -> str:
-    """Writes a setting as it is written in YAML and on the command line."""
+    """Write a setting as it is written in YAML and on the command line."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -51,7 +51,7 @@ _FURTHER_FONTS = (
 
 
 def percent(probability: float) -> str:
-    """Writes a probability for people: "97.3 %"; never a rounded 0 % or 100 % for what is neither."""
+    """Write a probability for people: "97.3 %"; never a rounded 0 % or 100 % for what is neither."""
     if 0 < probability < 0.001:
         return "< 0.1 %"
     if 0.999 < probability < 1:
@@ -60,7 +60,7 @@ def percent(probability: float) -> str:
 
 
 def display_size(width: int, height: int, *, largest: int = LARGEST_SIDE) -> tuple[int, int]:
-    """Chooses the size at which a picture is shown.
+    """Choose the size at which a picture is shown.
 
     Small pictures grow by a whole factor until the longest side has at least 480 pixels (so that every pixel
     grows equally), large ones shrink to `largest`.
@@ -82,7 +82,7 @@ def display_size(width: int, height: int, *, largest: int = LARGEST_SIDE) -> tup
 
 
 def display_picture(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """Resizes a picture to `size` (width, height) for display: RGB, bicubic up, Lanczos down."""
+    """Resize a picture to `size` (width, height) for display: RGB, bicubic up, Lanczos down."""
     grows = size[0] > picture.width
     return picture.convert("RGB").resize(
         size, Image.Resampling.BICUBIC if grows else Image.Resampling.LANCZOS
@@ -102,7 +102,7 @@ def heat_palette() -> NDArray[np.uint8]:
 
 
 def heat_layer(heat: Tensor) -> Image.Image:
-    """Colours a map as a transparent layer to lie over the picture.
+    """Colour a map as a transparent layer to lie over the picture.
 
     Args:
         heat: `[height, width]` floating in [0, 1].
@@ -119,7 +119,7 @@ def heat_layer(heat: Tensor) -> Image.Image:
 
 
 def blend(picture: Image.Image, heat: Tensor) -> Image.Image:
-    """Lays a map over a picture.
+    """Lay a map over a picture.
 
     Args:
         picture: the picture, at the size of `heat`.
@@ -133,7 +133,7 @@ def blend(picture: Image.Image, heat: Tensor) -> Image.Image:
 
 
 def overlay_figure(picture: Image.Image, heat: Tensor, word: str, caption: str = "") -> Figure:
-    """Draws picture and heat with the word above and a colour bar beside it.
+    """Draw picture and heat with the word above and a colour bar beside it.
 
     Args:
         picture: the picture, of any size.
@@ -190,14 +190,14 @@ def overlay_figure(picture: Image.Image, heat: Tensor, word: str, caption: str =
 
 
 def rasterise(figure: Figure) -> Image.Image:
-    """Gives a figure as an RGB picture at its own resolution."""
+    """Give a figure as an RGB picture at its own resolution."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
 
 
 def _fit(text: Text, room: float) -> None:
-    """Cuts a line that is wider than `room` pixels and ends it with an ellipsis."""
+    """Cut a line that is wider than `room` pixels and end it with an ellipsis."""
     while (extent := text.get_window_extent().width) > room:
         content = text.get_text().removesuffix("…")
         text.set_text(content[: min(len(content) - 1, int(len(content) * room / extent))].rstrip() + "…")
@@ -212,7 +212,7 @@ def _fonts() -> tuple[tuple[str, frozenset[int]], ...]:
 
 
 def _drawable(text: str) -> str:
-    """Makes one line of it, with a white square for every character that no font at hand can draw."""
+    """Make one line of it, with a white square for every character that no font at hand can draw."""
     known = frozenset().union(*(points for _, points in _fonts()))
     line = " ".join(unicodedata.normalize("NFC", text).split())
     return "".join(character if ord(character) in known else "□" for character in line)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from dcam_core.errors import ConfigurationError
@@ -46,17 +47,22 @@ def rank_gaussian_filter(maps: Tensor, kernel_size: int) -> Tensor:
     padded = reflect_pad(values, kernel_size // 2)
     shifts = range(kernel_size)
     windows = [padded[:, i : i + height, j : j + width] for i in shifts for j in shifts]
-    ordered = torch.stack(elementwise_sort(windows))
+    ordered = elementwise_sort(windows)
 
-    mean = ordered.mean(dim=0)
-    spread = (ordered - mean).square().mean(dim=0)
+    # From here on rank by rank: each term has the size of the maps and stays in the cache.
+    mean = reduce(torch.add, ordered) / len(ordered)
+    spread = reduce(torch.add, ((value - mean).square() for value in ordered)) / len(ordered)
     tiny = torch.finfo(values.dtype).tiny
     variance = (spread / mean.square().clamp_min(tiny)).clamp_min(_SMALLEST_VARIANCE)
+    decay = -0.5 / variance
 
-    centre = len(windows) // 2
-    ranks = torch.arange(len(windows), device=values.device, dtype=values.dtype) - centre
-    weights = torch.exp(rearrange(ranks, "r -> r 1 1 1").square() / (-2 * variance))
-    filtered = (ordered * weights).sum(dim=0) / weights.sum(dim=0)
+    centre = len(ordered) // 2
+    total, weight = ordered[centre], torch.ones_like(mean)
+    for distance in range(1, centre + 1):
+        g = torch.exp(distance**2 * decay)
+        total = total + g * (ordered[centre - distance] + ordered[centre + distance])
+        weight = weight + 2 * g
+    filtered = total / weight
     return filtered.where(mean > 0, torch.zeros_like(filtered)).to(maps.dtype)
 
 

@@ -1,0 +1,311 @@
+"""Compare a loaded checkpoint with numbers that the family's original code recorded.
+
+A fixture (format 1) is a folder with a checkpoint in the published layout, a picture, and what the original
+code computed with them: `inputs.safetensors`, `expected.safetensors`, `trajectories.safetensors`, and
+`parity.json` with lengths, positions, settings and tolerances. Everything is computed in float32 on the
+CPU, through the adapter's own methods; what happens inside them is read by forward hooks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dcam_core.denoising.settings import SamplerSettings
+from dcam_core.errors import ConfigurationError, UsageError
+from dcam_core.models import load_model
+from dcam_core.untouched import untouched
+
+if TYPE_CHECKING:
+    from dcam_core.adapter import Adapter
+    from dcam_core.inputs import Inputs
+    from dcam_core.plugins import PluginManager
+
+__all__ = ["ParityModules", "Quantity", "compare"]
+
+FORMAT = 1
+
+FILES = ("parity.json", "image.png", "inputs.safetensors", "expected.safetensors")
+
+
+@runtime_checkable
+class ParityModules(Protocol):
+    """What an adapter adds to its contract so that its inner numbers can be compared."""
+
+    @property
+    def parity_modules(self) -> Mapping[str, str]:
+        """Quantity of the fixture -> path of the module whose output it is.
+
+        Expected are "final_norm" and "logits" (the head); families with a vision tower add
+        "vision.features" and "vision.projected", and whatever else they record. Block outputs
+        ("hidden.i") need no entry.
+        """
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One recorded quantity, compared.
+
+    Attributes:
+        name: name in the fixture: "pixel_values", "hidden.3", "plain.steps", ...
+        error: largest absolute difference; infinite if the shapes differ; None if not compared.
+        tolerance: largest error that passes.
+        reason: why it was not compared.
+    """
+
+    name: str
+    error: float | None
+    tolerance: float
+    reason: str = ""
+
+    @property
+    def status(self) -> Literal["pass", "fail", "skipped"]:
+        """Whether the error is within tolerance."""
+        if self.error is None:
+            return "skipped"
+        return "pass" if self.error <= self.tolerance else "fail"
+
+    def __str__(self) -> str:
+        """One line: status, name, largest error and tolerance, or the reason for skipping."""
+        head = f"{self.status:<8}{self.name:<26}"
+        if self.error is None:
+            return f"{head}{self.reason}"
+        return f"{head}largest error {self.error:.2e}, tolerance {self.tolerance:.0e}"
+
+
+@torch.no_grad()
+def compare(folder: str | Path, *, manager: PluginManager | None = None) -> list[Quantity]:
+    """Load a fixture's checkpoint and compute everything that was recorded of it.
+
+    Args:
+        folder: the fixture.
+        manager: the plugins to use; None: all that are installed.
+
+    Returns:
+        One entry per recorded quantity; those that cannot be computed are marked as skipped.
+
+    Raises:
+        UsageError: the folder is not a fixture of format 1.
+        CheckpointError: its checkpoint cannot be loaded.
+    """
+    fixture = _Fixture.read(Path(folder))
+    adapter = load_model(fixture.folder.resolve(), dtype=torch.float32, manager=manager)
+    with untouched(adapter.model):
+        found, inputs = _prepared(adapter, fixture)
+        found |= _forward(adapter, inputs, fixture)
+        found["grad"] = _gradient(adapter, inputs, fixture)
+        layout = [fixture.judge(name, value, recorded) for name, value, recorded in _layout(inputs, fixture)]
+        runs = [quantity for name in fixture.runs for quantity in _run(adapter, inputs, fixture, name)]
+    return [
+        *layout,
+        *(fixture.judge(name, found.get(name), fixture.expected[name]) for name in fixture.names),
+        *runs,
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fixture:
+    """The content of a fixture folder."""
+
+    folder: Path
+    facts: Mapping[str, Any]
+    inputs: Mapping[str, Tensor]
+    expected: Mapping[str, Tensor]
+    trajectories: Mapping[str, Tensor]
+
+    @classmethod
+    def read(cls, folder: Path) -> _Fixture:
+        if absent := [name for name in FILES if not (folder / name).is_file()]:
+            raise UsageError(
+                f"{folder} is no parity fixture: it has no {', '.join(absent)}; give the fixture's folder"
+            )
+        facts = json.loads((folder / "parity.json").read_text(encoding="utf-8"))
+        if facts.get("format") != FORMAT:
+            raise UsageError(
+                f"{folder}/parity.json has format {facts.get('format')!r}: this version reads {FORMAT}"
+            )
+        trajectories = folder / "trajectories.safetensors"
+        return cls(
+            folder,
+            facts,
+            load_file(folder / "inputs.safetensors"),
+            load_file(folder / "expected.safetensors"),
+            load_file(trajectories) if trajectories.is_file() else {},
+        )
+
+    @property
+    def names(self) -> list[str]:
+        """The recorded quantities, in the order in which a model computes them."""
+        order = list(self.facts["tolerances"])
+        return sorted(self.expected, key=lambda name: (order.index(self._kind(name)), name))
+
+    @property
+    def runs(self) -> Mapping[str, Mapping[str, Any]]:
+        """Settings of the recorded denoising runs."""
+        return dict(self.facts.get("runs", {}))
+
+    @property
+    def states(self) -> Tensor:
+        """[1, G] ids of the answer region in the recorded forward pass."""
+        return self.inputs["state_ids"]
+
+    def tolerance(self, name: str) -> float:
+        return float(self.facts["tolerances"].get(self._kind(name), 0))
+
+    def judge(self, name: str, found: Tensor | None, recorded: Tensor) -> Quantity:
+        if found is None:
+            return self.skip(name, "the adapter names no module for it (parity_modules)")
+        return Quantity(name, _largest_error(found, recorded), self.tolerance(name))
+
+    def skip(self, name: str, reason: str) -> Quantity:
+        return Quantity(name, None, self.tolerance(name), reason)
+
+    def _kind(self, name: str) -> str:
+        """The entry of the tolerances that speaks of a quantity: "hidden" for "hidden.3"."""
+        candidates = (name, name.rpartition(".")[0], name.rpartition(".")[2])
+        return next((kind for kind in candidates if kind in self.facts["tolerances"]), name)
+
+
+def _prepared(adapter: Adapter, fixture: _Fixture) -> tuple[dict[str, Tensor], Inputs]:
+    """From the picture to the merged prompt."""
+    with Image.open(fixture.folder / "image.png") as picture, _captured(adapter, fixture.names) as found:
+        inputs = adapter.prepare_ids(picture, fixture.inputs["input_ids"])
+    found["prompt_embeds"] = inputs.embeddings
+    found["rects"] = _rectangles(inputs)
+    if inputs.pixels is not None:
+        found["pixel_values"] = inputs.pixels
+    return found, inputs
+
+
+def _forward(adapter: Adapter, inputs: Inputs, fixture: _Fixture) -> dict[str, Tensor]:
+    """The recorded forward pass: every block, the final norm, the head at every position."""
+    with _captured(adapter, ["final_norm"], blocks=True) as found:
+        replayed = adapter.replay(inputs, fixture.states, torch.arange(fixture.states.shape[1]))
+    head = _parity_modules(adapter).get("logits")
+    if head is not None and "final_norm" in found:
+        # The adapter forms logits where they are needed; the fixture recorded them at every position.
+        found["logits"] = _first(adapter.model.get_submodule(head)(found["final_norm"])).float()
+        found["logits"] = torch.cat([found["logits"][:, : inputs.prompt_length], replayed], dim=1)
+    return found
+
+
+def _gradient(adapter: Adapter, inputs: Inputs, fixture: _Fixture) -> Tensor:
+    """[1, L + G, D], gradient of one logit with respect to the output of one block."""
+    probe = fixture.facts["probe"]
+    leaves: list[Tensor] = []
+
+    def cut(module: nn.Module, args: Any, output: Any) -> Any:
+        leaf = _first(output).detach().requires_grad_()
+        leaves.append(leaf)
+        return leaf if isinstance(output, Tensor) else (leaf, *output[1:])
+
+    position = torch.tensor([probe["position"] - inputs.prompt_length])
+    with ExitStack() as hooks, torch.enable_grad():
+        hooks.callback(adapter.blocks[probe["block"]].register_forward_hook(cut).remove)
+        logit = adapter.replay(inputs, fixture.states, position)[0, 0, probe["vocab"]]
+        (gradient,) = torch.autograd.grad(logit, leaves)
+    return gradient
+
+
+def _layout(inputs: Inputs, fixture: _Fixture) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, found, recorded) of where the image tokens are."""
+    shown = {int(position) for view in inputs.views for position in view.positions.flatten()}
+    found: dict[str, Any] = {
+        "prompt_length": inputs.prompt_length,
+        "image_span": inputs.image_span,
+        "newline_positions": [position for position in range(*inputs.image_span) if position not in shown],
+        "base_grid_hw": inputs.views[0].grid,
+        "fine_grid_hw": inputs.views[1].grid if len(inputs.views) > 1 else (),
+    }
+    for name, value in found.items():
+        if name in fixture.facts:
+            yield f"layout.{name}", torch.tensor(value), torch.tensor(fixture.facts[name] or ())
+
+
+def _run(adapter: Adapter, inputs: Inputs, fixture: _Fixture, name: str) -> list[Quantity]:
+    """Both recorded quantities of one denoising run."""
+    steps, final = f"{name}.steps", f"{name}.final"
+    settings = _settings(fixture.runs[name], fixture.facts.get("suppressed_token_ids", ()))
+    if isinstance(settings, str):
+        return [fixture.skip(steps, settings), fixture.skip(final, settings)]
+    trajectory = adapter.denoise(inputs, settings)
+    return [
+        fixture.judge(steps, trajectory.states[1:], fixture.trajectories[steps]),
+        fixture.judge(final, trajectory.answer_ids, fixture.trajectories[final]),
+    ]
+
+
+def _settings(run: Mapping[str, Any], suppressed: Sequence[int]) -> SamplerSettings | str:
+    """Settings of a recorded run, or the reason why it cannot be repeated."""
+    if run.get("cache"):
+        return f'cache kind "{run["cache"]["kind"]}" is not offered yet'
+    # Recorded from the model, not set by the caller.
+    wanted = {name: value for name, value in run.items() if value is not None and name not in RECORDED}
+    known = {field.name for field in fields(SamplerSettings)}
+    if unknown := sorted(set(wanted) - known):
+        return f"the sampler has no setting {', '.join(unknown)}"
+    wanted["remasking"] = str(wanted.get("remasking", "low-confidence")).replace("_", "-")
+    try:
+        return SamplerSettings().merged({**wanted, "suppressed_ids": suppressed})
+    except ConfigurationError as error:
+        return str(error)
+
+
+RECORDED = ("cache", "stale_image_span_at_step")
+"""Entries of a run that are not sampler settings."""
+
+
+def _rectangles(inputs: Inputs) -> Tensor:
+    """[image tokens, 4] in the order of the sequence, NaN for newline tokens."""
+    start, end = inputs.image_span
+    out = torch.full((end - start, 4), float("nan"), dtype=torch.float64)
+    for view in inputs.views:
+        out[view.positions.flatten() - start] = view.rectangles.flatten(0, 1)
+    return out
+
+
+def _largest_error(found: Tensor, recorded: Tensor) -> float:
+    """Largest absolute difference; infinite for different shapes or NaN at different places."""
+    if found.shape != recorded.shape:
+        return float("inf")
+    difference = (found.double() - recorded.double()).abs()
+    agreed = found.isnan() & recorded.isnan()
+    difference = difference.masked_fill(agreed, 0.0).nan_to_num(nan=float("inf"))
+    return float(difference.max()) if difference.numel() else 0.0
+
+
+@contextmanager
+def _captured(adapter: Adapter, names: Sequence[str], *, blocks: bool = False) -> Iterator[dict[str, Tensor]]:
+    """Record the outputs of the modules that stand for some quantities, and of all blocks."""
+    paths = _parity_modules(adapter)
+    modules = {name: adapter.model.get_submodule(paths[name]) for name in names if name in paths}
+    if blocks:
+        modules |= {f"hidden.{index}": block for index, block in enumerate(adapter.blocks)}
+    found: dict[str, Tensor] = {}
+    with ExitStack() as hooks:
+        for name, module in modules.items():
+
+            def record(module: nn.Module, args: Any, output: Any, name: str = name) -> None:
+                found[name] = _first(output)
+
+            hooks.callback(module.register_forward_hook(record).remove)
+        yield found
+
+
+def _parity_modules(adapter: Adapter) -> Mapping[str, str]:
+    return adapter.parity_modules if isinstance(adapter, ParityModules) else {}
+
+
+def _first(output: Any) -> Tensor:
+    """A module's output, or the first item of it."""
+    first: Tensor = output if isinstance(output, Tensor) else output[0]
+    return first
