@@ -102,7 +102,8 @@ def compare(folder: str | Path, *, manager: PluginManager | None = None) -> list
     with untouched(adapter.model):
         found, inputs = _prepared(adapter, fixture)
         found |= _forward(adapter, inputs, fixture)
-        found["grad"] = _gradient(adapter, inputs, fixture)
+        if "grad" in fixture.expected:
+            found["grad"] = _gradient(adapter, inputs, fixture)
         layout = [fixture.judge(name, value, recorded) for name, value, recorded in _layout(inputs, fixture)]
         runs = [quantity for name in fixture.runs for quantity in _run(adapter, inputs, fixture, name)]
     return [
@@ -248,7 +249,6 @@ def _settings(run: Mapping[str, Any], suppressed: Sequence[int]) -> SamplerSetti
     """Settings of a recorded run, or the reason why it cannot be repeated."""
     if run.get("cache"):
         return f'cache kind "{run["cache"]["kind"]}" is not offered yet'
-    # Recorded from the model, not set by the caller.
     wanted = {name: value for name, value in run.items() if value is not None and name not in RECORDED}
     known = {field.name for field in fields(SamplerSettings)}
     if unknown := sorted(set(wanted) - known):
@@ -261,7 +261,7 @@ def _settings(run: Mapping[str, Any], suppressed: Sequence[int]) -> SamplerSetti
 
 
 RECORDED = ("cache", "stale_image_span_at_step")
-"""Entries of a run that are not sampler settings."""
+"""Entries of a run that are not settings of the sampler."""
 
 
 def _rectangles(inputs: Inputs) -> Tensor:

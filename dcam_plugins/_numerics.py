@@ -53,7 +53,7 @@ def percentile(ordered: Tensor, count: Tensor, percent: float | Tensor) -> Tenso
 
 
 def least_squares_scale(values: Tensor, pattern: Tensor) -> Tensor:
-    """The number a that minimises the sum of (values - a * pattern)^2: <values, pattern> / <pattern, pattern>.
+    """The number a that minimises the sum of (values - a pattern)^2: <values, pattern> / <pattern, pattern>.
 
     Args:
         values: [B, ...].

@@ -1,4 +1,4 @@
-"""The plugin that offers dcam's own methods, entered by import string: nothing is imported until it is used."""
+"""The plugin that offers dcam's own methods, by import string: nothing is imported until it is used."""
 
 from __future__ import annotations
 

@@ -20,9 +20,13 @@ def demo(session: Session, *, out: str | None) -> None:
     from dcam_core.explainer import Explainer
 
     folder = result_folder(out, "dcam-demo")
-    entry = next((entry for entry in session.manager.registries.models if "demo_picture" in entry.metadata), None)
+    entry = next(
+        (entry for entry in session.manager.registries.models if "demo_picture" in entry.metadata), None
+    )
     if entry is None:
-        raise DcamError("no plugin offers a model with a demo picture: `dcam plugins` lists what is installed")
+        raise DcamError(
+            "no plugin offers a model with a demo picture: `dcam plugins` lists what is installed"
+        )
     with ProgressBars() as progress:
         progress("loading", 0, 1)
         explainer = Explainer(entry.name, manager=session.manager)

@@ -12,11 +12,13 @@ from dcam_core.cli.session import Session
 __all__ = ["explain"]
 
 
-@click.command(epilog="Example: dcam explain cat.jpg --prompt 'What is this?' --model tiny-llada-v -t cat")
+@click.command()
 @click.argument("image")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--prompt", required=True, help="What to ask about the picture.")
-@click.option("--model", required=True, metavar="NAME|FOLDER|HUB_ID", help="Embedded model, folder or hub id.")
+@click.option(
+    "--model", required=True, metavar="NAME|FOLDER|HUB_ID", help="Embedded model, folder or hub id."
+)
 @click.option("--adapter", metavar="FAMILY", help="Family of the model.  [default: read from config.json]")
 @click.option(
     "-t",
@@ -32,7 +34,9 @@ __all__ = ["explain"]
 )
 @click.option("-o", "--out", metavar="DIR", help="New folder for the result.  [default: dcam-IMAGE]")
 @click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
-@click.option("--dtype", help="float32, float16, bfloat16, float64.  [default: as stored; float32 on the CPU]")
+@click.option(
+    "--dtype", help="float32, float16, bfloat16, float64.  [default: as stored; float32 on the CPU]"
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
 @click.option("--print-config", is_flag=True, help="Print the merged method configuration and stop.")
 @click.pass_obj
@@ -55,7 +59,9 @@ def explain(
     """Show where in IMAGE each word of the model's answer came from.
 
     KEY=VALUE changes a setting of the method: mask_step=infill, sampler.steps=16,
-    refiners.adaptive-kernel-denoising=null (leaves a refiner out).
+    refiners.min-max=null (leaves a refiner out).
+
+    Example: dcam explain scene.png --prompt "describe the picture" --model tiny-llada-v -t circle
     """
     from omegaconf import OmegaConf
 

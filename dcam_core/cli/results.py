@@ -40,9 +40,9 @@ def result_folder(out: str | None, default: str) -> Path:
 def tell(explanation: Explanation, folder: Path) -> None:
     """The answer and the targets on stderr, for a person; the report's path on stdout, for a script."""
     click.echo(f"answer: {explanation.answer}", err=True)
-    for target in explanation.targets:
+    for index, target in enumerate(explanation.targets):
         notes = f" ({'; '.join(target.notes)})" if target.notes else ""
-        click.echo(f"  {target.word}: probability {target.probability:.3f}{notes}", err=True)
+        click.echo(f"  {explanation.label(index)}: probability {target.probability:.3f}{notes}", err=True)
     click.echo(str(folder / "report.html"))
 
 

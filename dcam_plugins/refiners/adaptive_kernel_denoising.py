@@ -67,10 +67,10 @@ def adaptive_kernel_denoising(
 class AdaptiveKernelDenoising(Refiner):
     """`adaptive_kernel_denoising` with the steps and the picture size of the run.
 
-    That is what the paper describes. The released code reads its step ratio of 0.5 as two steps and takes the
-    rows of the token grid for pixels, so that its kernel is 3 whatever the map: give `denoising_steps=2` to get
-    its numbers. Its jitter before the filter is left out: it is not seeded, and exists to dodge the 0/0
-    which `rank_gaussian_filter` does not have.
+    That is what the paper describes. The released code reads its step ratio of 0.5 as two steps and takes
+    the rows of the token grid for pixels, so that its kernel is 3 whatever the map: give `denoising_steps=2`
+    to get its numbers. Its jitter before the filter is left out: it is not seeded, and serves to dodge the
+    0/0 that `rank_gaussian_filter` does not have.
 
     Args:
         denoising_steps: number of steps to assume; that of the run if None.

@@ -95,8 +95,8 @@ class DistributionAwareConfidenceGating(Refiner):
     """`distribution_aware_confidence_gating` at each map's own `confidence_threshold`.
 
     The blur is the one of the paper, 3 x 3 with sigma 0.3, in two dimensions. It is light: the outer taps
-    weigh 0.4 % each. The released code gathers the pixels below the threshold into one column and blurs across
-    it, which changes nothing at all: give `kernel_size=1` to get its numbers.
+    weigh 0.4 % each. The released code gathers the pixels below the threshold into one column and blurs
+    across it, which changes nothing at all: give `kernel_size=1` to get its numbers.
 
     Args:
         kernel_size: odd side of the Gaussian in grid cells.
@@ -147,7 +147,7 @@ class DistributionAwareConfidenceGating(Refiner):
         for name, value in percentiles.items():
             if not 0 <= value <= 100:
                 raise ConfigurationError(
-                    f"distribution-aware-confidence-gating: {name} is {value}: give a percentile from 0 to 100"
+                    f"distribution-aware-confidence-gating: {name} is {value}: give a percentile, 0 to 100"
                 )
         self.kernel_size = kernel_size
         self.sigma = sigma

@@ -111,8 +111,8 @@ class SingleInstanceCausalDebiasing(Refiner):
                 )
         if smallest_range > 1:
             raise ConfigurationError(
-                f"single-instance-causal-debiasing: smallest_range is {smallest_range}, but subtracting cannot "
-                "widen a map: give a share from 0 to 1"
+                f"single-instance-causal-debiasing: smallest_range is {smallest_range}, but subtracting "
+                "cannot widen a map: give a share from 0 to 1"
             )
         self.count_padding = count_padding
 

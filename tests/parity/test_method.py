@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from benchmarks.reference_refinement import refine_loop
 from omegaconf import OmegaConf
 from torch import Tensor
 
@@ -27,7 +28,6 @@ from dcam_plugins.refiners import (
     repeated_token_share,
     single_instance_causal_debiasing,
 )
-from tests.benchmarks.reference_refinement import refine_loop
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "method"
 EXPECTED = json.loads((FIXTURES / "expected.json").read_text())
@@ -50,8 +50,8 @@ MODES = {
 AFTER_THE_MODE = ["min-max", "single-instance-causal-debiasing"]
 
 TREATED_SANELY = {"plateau_16x16"}
-"""Cases in which the release's 0/0 (a constant window) threw away the denoised map and went on with the raw one.
-Here the window gives its median. The constant maps fall back too, but their raw map is the sane result."""
+"""Cases in which the release's 0/0 (a constant window) threw the denoised map away and went on with the raw
+one. Here the window gives its median. Constant maps fall back too, but their raw map is the sane result."""
 
 
 def arrays(name: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What the methods' plugin registers, and that its presets name things that exist and parameters they have."""
+"""What the methods' plugin registers, and that its presets name what exists and parameters that fit."""
 
 import subprocess
 import sys

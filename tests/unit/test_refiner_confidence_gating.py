@@ -46,14 +46,9 @@ def test_pixels_above_the_threshold_are_kept_and_the_others_blurred_in_two_dimen
     tap, centre = outer / (1 + 2 * outer), 1 / (1 + 2 * outer)
     assert tap == pytest.approx(0.003836, abs=1e-6)
     gated = distribution_aware_confidence_gating(maps, torch.tensor([0.5], dtype=torch.float64))
-    neighbourhood = torch.tensor(
-        [
-            [tap * tap, tap * centre, tap * tap],
-            [tap * centre, 1, tap * centre],
-            [tap * tap, tap * centre, tap * tap],
-        ],
-        dtype=torch.float64,
-    )
+    kernel = torch.tensor([tap, centre, tap], dtype=torch.float64)
+    neighbourhood = torch.outer(kernel, kernel)
+    neighbourhood[1, 1] = 1
     torch.testing.assert_close(gated[0, 1:4, 1:4], neighbourhood, atol=1e-12, rtol=0)
     assert gated.sum() == pytest.approx(neighbourhood.sum().item())
 

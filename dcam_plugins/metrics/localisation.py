@@ -1,0 +1,89 @@
+"""Where a map lies, against the mask of the object that the word names. Batched, on any device."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["energy_inside", "intersection_over_union", "otsu_threshold", "pointing"]
+
+_LEVELS = 256
+_SMALLEST_CLASS = 1.19e-7  # float32 epsilon, the weight under which OpenCV's Otsu skips a class
+
+
+def otsu_threshold(maps: Tensor) -> Tensor:
+    """Otsu's threshold on 256 grey levels, as the published metrics compute it (method spec, section 9).
+
+    Args:
+        maps: [B, H, W] in [0, 1], any floating dtype.
+
+    Returns:
+        [B] int64, the grey level t; foreground is `trunc(255 * map) > t`. Where several levels separate
+        equally well, the first; where none does (a constant map), 0.
+    """
+    grey = (255 * maps.double()).to(torch.int64).flatten(1)
+    counts = torch.zeros(len(maps), _LEVELS, dtype=torch.float64, device=maps.device)
+    counts.scatter_add_(1, grey, torch.ones_like(grey, dtype=torch.float64))
+    share = counts / grey.shape[1]
+    levels = torch.arange(_LEVELS, dtype=torch.float64, device=maps.device)
+    below = share.cumsum(1)
+    above = 1 - below
+    mass_below = (share * levels).cumsum(1)
+    mass = mass_below[:, -1:]
+    usable = (torch.minimum(below, above) >= _SMALLEST_CLASS) & (torch.maximum(below, above) <= 1 - _SMALLEST_CLASS)
+    mean_below = mass_below / below.where(usable, 1)
+    mean_above = (mass - mass_below) / above.where(usable, 1)
+    between = torch.where(usable, below * above * (mean_below - mean_above).square(), 0)
+    # Levels that are empty repeat the value of the last filled one up to rounding: the first one counts.
+    best = between.amax(1, keepdim=True)
+    return (between >= best * (1 - 1e-12)).to(torch.int64).argmax(1) * (best[:, 0] > 0)
+
+
+def intersection_over_union(maps: Tensor, masks: Tensor) -> Tensor:
+    """IoU of the map binarised at Otsu's threshold and the object.
+
+    Args:
+        maps: [B, H, W] in [0, 1].
+        masks: [B, H, W] bool, the object; must not be empty.
+
+    Returns:
+        [B] float64 in [0, 1].
+    """
+    found = (255 * maps.double()).to(torch.int64) > otsu_threshold(maps)[:, None, None]
+    both = (found & masks).flatten(1).sum(1)
+    either = (found | masks).flatten(1).sum(1)
+    return both.double() / either.clamp(min=1)
+
+
+def pointing(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:
+    """Pointing game: does the map's highest pixel, the first in raster order, lie on the object?
+
+    Args:
+        maps: [B, H, W].
+        masks: [B, H, W] bool, the object.
+        tolerance: pixels by which the highest pixel may miss the object, in x and in y.
+
+    Returns:
+        [B] bool. A map that is the same everywhere points nowhere: a miss.
+    """
+    if tolerance:
+        side = 2 * tolerance + 1
+        masks = F.max_pool2d(masks[:, None].float(), side, stride=1, padding=tolerance)[:, 0] > 0
+    flat = maps.flatten(1)
+    hit = masks.flatten(1).gather(1, flat.argmax(1, keepdim=True))[:, 0]
+    return hit & (flat.amax(1) > flat.amin(1))
+
+
+def energy_inside(maps: Tensor, masks: Tensor) -> Tensor:
+    """Energy-based pointing game: the share of the map's mass that lies on the object.
+
+    Args:
+        maps: [B, H, W], >= 0.
+        masks: [B, H, W] bool, the object.
+
+    Returns:
+        [B] float64 in [0, 1]; 0 for a zero map. A uniform map scores the object's share of the area.
+    """
+    total = maps.double().flatten(1).sum(1)
+    return (maps.double() * masks).flatten(1).sum(1) / total.clamp(min=torch.finfo(torch.float64).tiny)
