@@ -124,7 +124,9 @@ def dcam_register_models(register: Register) -> None:
 
     Args:
         register: `register(name, target, adapter=FAMILY, ...)`; the target gives the checkpoint's folder.
-            Embedded models add `demo_picture`, `demo_prompt` and `recipe="module:function"`.
+            Embedded models add `demo_picture`, `demo_prompt`, and, if they can be retrained,
+            `recipe="module:function"`, called with the keywords `out` (a `Path`), `dataset` (what is
+            registered under the name `dataset=NAME`) and `seed`.
     """
 
 

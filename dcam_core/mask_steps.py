@@ -145,6 +145,20 @@ class Infill(MaskStepPolicy):
         return [ProbeState(ids, target.positions, None)]
 
 
+class Final(MaskStepPolicy):
+    """The finished answer, nothing masked: the word is read where it stands.
+
+    A model is not trained to predict a token that it sees, but its logit there is defined; the released
+    Diffusion-CAM code differentiates in this state (method spec, D1).
+    """
+
+    policy = "final"
+
+    def states(self, target: Target, trajectory: Trajectory, adapter: Adapter) -> Sequence[ProbeState]:
+        """The state after the last step."""
+        return [ProbeState(trajectory.final, target.positions, None)]
+
+
 class StepNumber:
     """A step by its number, from 0."""
 
@@ -171,6 +185,7 @@ MASK_STEPS: tuple[MaskStepPolicy | StepNumber, ...] = (
     Last(),
     All(),
     Infill(),
+    Final(),
     StepNumber(),
 )
 """The policies that come with the core, as plugins."""

@@ -11,7 +11,7 @@ import pluggy
 from dcam_core import hookspecs
 from dcam_core.errors import PluginError
 
-__all__ = ["Relay", "relay_of"]
+__all__ = ["REGISTERING", "Relay", "relay_of"]
 
 REGISTERING = "dcam_register_"
 """Prefix of the registering hooks; the kind follows."""
@@ -105,15 +105,16 @@ def relay_of(plugins: Iterable[object], group: str) -> Relay:
     """
     relay = Relay()
     for number, plugin in reversed(list(enumerate(plugins, start=1))):
-        label = getattr(plugin, "__name__", type(plugin).__name__)
-        name = f"{group}:{number}:{label}"
-        relay.register(_as_plugin(plugin, name, relay) if inspect.isfunction(plugin) else plugin, name)
-        for caller in relay.get_hookcallers(relay.get_plugin(name)) or ():
-            if caller.name.startswith(REGISTERING):
-                raise PluginError(
-                    name,
-                    f"plugin {name!r} registers things ({caller.name}): give it to PluginManager.register",
-                )
+        name = f"{group}:{number}:{getattr(plugin, '__name__', type(plugin).__name__)}"
+        try:
+            relay.register(_as_plugin(plugin, name, relay) if inspect.isfunction(plugin) else plugin, name)
+            for caller in relay.get_hookcallers(relay.get_plugin(name)) or ():
+                if caller.name.startswith(REGISTERING):
+                    raise PluginError(
+                        name, f"it registers things ({caller.name}): give it to PluginManager.register"
+                    )
+        except PluginError as error:
+            raise PluginError(name, f"plugin {name!r} cannot be used: {error}") from error
     return relay
 
 
@@ -124,5 +125,5 @@ def _as_plugin(function: FunctionType, name: str, relay: Relay) -> object:
         return plugin
     if function.__name__ not in relay.hooks:
         there = ", ".join(relay.hooks)
-        raise PluginError(name, f"function {function.__name__!r} is not named like a hook: there are {there}")
+        raise PluginError(name, f"it is not named like a hook: there are {there}")
     return SimpleNamespace(**{function.__name__: hookspecs.hookimpl(function)})

@@ -1,4 +1,4 @@
-"""Weights from checkpoint folders: safetensors alone, without remote code and without pickle.
+"""Checkpoint folders: weights from safetensors alone, without remote code and without pickle.
 
 The model is built on the meta device and every tensor of the file is assigned to it, so weights are in
 memory once. Whatever does not fit is collected and named in one error.
@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from dcam_core.errors import CheckpointError
 
-__all__ = ["assign_weights", "weight_files"]
+__all__ = ["assign_weights", "read_generation", "weight_files"]
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -105,7 +106,8 @@ def assign_weights(
                     if shape != expected[name]:
                         misshaped.append(f"{name} {list(shape)} instead of {list(expected[name])}")
                         continue
-                    found[name] = tensors.get_tensor(name).to(dtype)
+                    tensor = tensors.get_tensor(name)
+                    found[name] = tensor if dtype is None else tensor.to(dtype)
         except SafetensorError as error:
             raise CheckpointError(
                 f"{file} is not a readable safetensors file ({error}): the download is incomplete, or it is "
@@ -118,6 +120,21 @@ def assign_weights(
     model.load_state_dict(found, assign=True)
     # What is not in the state dict (positions and the like) was made on the CPU.
     model.to(device)
+
+
+def read_generation(folder: Path) -> dict[str, Any]:
+    """The content of generation_config.json; empty if a checkpoint brings none.
+
+    Raises:
+        CheckpointError: the file is not a JSON object.
+    """
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise CheckpointError(f"{path} cannot be read as a JSON object: {error}") from error
 
 
 def _misfit(folder: Path, missing: list[str], unexpected: list[str], misshaped: list[str]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -13,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dcam_adapters.common.checkpoint import assign_weights, weight_files
+from dcam_adapters.common.checkpoint import assign_weights, read_generation, weight_files
 from dcam_adapters.common.module_tree import first_tensor, require_modules
 from dcam_adapters.common.pictures import to_pixels
 from dcam_adapters.common.tokenizer import load_tokenizer
@@ -130,7 +129,7 @@ class LLaDAVAdapter(Adapter):
             model.eval(),
             config,
             load_tokenizer(folder),
-            generation=_read_generation(folder / "generation_config.json"),
+            generation=read_generation(folder),
         )
 
     @classmethod
@@ -158,9 +157,7 @@ class LLaDAVAdapter(Adapter):
             CheckpointError: the module tree is not LLaDA-V's, or there is no configuration.
         """
         source = getattr(model, "config", None) if config is None else config
-        if not isinstance(source, LLaDAVConfig):
-            source = LLaDAVConfig.from_dict(_as_mapping(source))
-        return cls(model, source, tokenizer, image_processor)
+        return cls(model, LLaDAVConfig.of(source), tokenizer, image_processor)
 
     def _check_fit(self) -> None:
         """What `from_dict` cannot see: whether tree and configuration speak of the same model."""
@@ -324,25 +321,3 @@ class LLaDAVAdapter(Adapter):
         with torch.no_grad():
             mask = self._embedding(torch.tensor([[self.mask_token_id]], device=self.device))
         return dataclasses.replace(inputs, embeddings=mask.expand_as(inputs.embeddings))
-
-
-def _as_mapping(source: Any) -> Mapping[str, Any]:
-    """A configuration object of any make, as a dictionary."""
-    if source is None:
-        raise CheckpointError(
-            "the model to wrap has no .config: give the content of its config.json as config="
-        )
-    if isinstance(source, Mapping):
-        return source
-    to_dict = getattr(source, "to_dict", None)
-    return dict(to_dict()) if callable(to_dict) else vars(source)
-
-
-def _read_generation(path: Path) -> dict[str, Any]:
-    """The checkpoint's own generation settings, if it brings any."""
-    if not path.is_file():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{path} cannot be read as a JSON object: {error}") from error

@@ -119,6 +119,24 @@ class LLaDAVConfig:
         config._check(values)
         return config
 
+    @classmethod
+    def of(cls, source: Any) -> Self:
+        """Reads a configuration of any make: ours, a dictionary, or an object such as transformers'.
+
+        Raises:
+            CheckpointError: there is none, or as `from_dict` says.
+        """
+        if isinstance(source, cls):
+            return source
+        if source is None:
+            raise CheckpointError(
+                "the model to wrap has no .config: give the content of its config.json as config="
+            )
+        if isinstance(source, Mapping):
+            return cls.from_dict(source)
+        to_dict = getattr(source, "to_dict", None)
+        return cls.from_dict(to_dict() if callable(to_dict) else vars(source))
+
     def _check(self, values: Mapping[str, Any]) -> None:
         def refuse(name: str, offered: str) -> None:
             raise CheckpointError(

@@ -11,7 +11,7 @@ from dcam_core.errors import DcamError
 __all__ = ["demo"]
 
 
-@click.command()
+@click.command(short_help="Explain a shipped picture, offline.")
 @click.option("-o", "--out", metavar="DIR", help="New folder for the result.  [default: dcam-demo]")
 @click.pass_obj
 def demo(session: Session, *, out: str | None) -> None:

@@ -12,7 +12,7 @@ from dcam_core.cli.session import Session
 __all__ = ["explain"]
 
 
-@click.command()
+@click.command(short_help="Explain a model's answer about a picture.")
 @click.argument("image")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--prompt", required=True, help="What to ask about the picture.")

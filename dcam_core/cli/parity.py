@@ -9,7 +9,7 @@ from dcam_core.cli.session import Session
 __all__ = ["parity"]
 
 
-@click.command()
+@click.command(short_help="Compare with recorded numbers.")
 @click.argument("folder", metavar="FIXTURE_DIR")
 @click.pass_obj
 def parity(session: Session, *, folder: str) -> int:

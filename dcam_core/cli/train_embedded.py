@@ -8,12 +8,12 @@ import click
 
 from dcam_core.cli.session import Session
 from dcam_core.errors import UnknownNameError
-from dcam_core.registry import import_object, normalise
+from dcam_core.registry import Entry, normalise
 
 __all__ = ["train_embedded"]
 
 
-@click.command()
+@click.command(short_help="Retrain a shipped model.")
 @click.argument("family")
 @click.option(
     "-o", "--out", metavar="DIR", required=True, help="Folder for checkpoints and the trained model."
@@ -28,14 +28,14 @@ def train_embedded(session: Session, *, family: str, out: str, seed: int) -> Non
     Training that was interrupted goes on from the checkpoints in DIR.
     """
     registries = session.manager.registries
-    recipes = {
+    models = {
         normalise(entry.metadata["adapter"]): entry
         for entry in registries.models
-        if "recipe" in entry.metadata
+        if entry.metadata.keys() >= {"adapter", "recipe", "dataset"}
     }
-    if normalise(family) not in recipes:
-        raise UnknownNameError("family with a recipe", family, recipes)
-    facts = recipes[normalise(family)].metadata
-    recipe = import_object(facts["recipe"])
-    recipe(out=Path(out).expanduser(), dataset=registries.datasets.get(facts["dataset"]), seed=seed)
+    if normalise(family) not in models:
+        raise UnknownNameError("family with a training recipe", family, models)
+    model = models[normalise(family)]
+    recipe = Entry("recipe", model.name, model.metadata["recipe"], model.plugin, model.distribution).load()
+    recipe(out=Path(out).expanduser(), dataset=registries.datasets.get(model.metadata["dataset"]), seed=seed)
     click.echo(str(Path(out).expanduser()))

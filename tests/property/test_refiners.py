@@ -127,3 +127,11 @@ def test_no_random_state_is_touched() -> None:
     for refiner in REFINERS.values():
         refiner(maps, context(maps))
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@for_every_refiner
+def test_everything_is_made_on_the_device_of_the_maps(refiner: Refiner) -> None:
+    maps = torch.rand(2, 6, 5)
+    expected = refiner(maps, context(maps))
+    with torch.device("meta"):  # what is made without saying where lands there, and cannot meet the maps
+        assert torch.equal(refiner(maps, context(maps)), expected)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionConfig
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPast
@@ -45,12 +45,11 @@ def word_tokenizer(*, chat_template: str | None = None) -> PreTrainedTokenizerFa
         "<|eot_id|>",
         "<|mdm_mask|>",
     ]
-    words = ["\n", "\n\n", *"system user assistant what is this ? a red circle".split()]
+    words = ["\n", "\n\n", *["system", "user", "assistant", "what", "is", "this", "?", "a", "red", "circle"]]
     vocabulary = {token: index for index, token in enumerate([*special, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split("\n\n", "isolated"), pre_tokenizers.Split("\n", "isolated")]
-        + [pre_tokenizers.Split(" ", "removed")]
+        [pre_tokenizers.Split(Regex(r"\n+"), "isolated"), pre_tokenizers.Split(" ", "removed")]
     )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,

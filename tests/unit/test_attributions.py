@@ -119,3 +119,10 @@ def test_half_precision_sums_do_not_overflow(attribution):
     # Each product is 1, and 100 000 of them are more than float16 can hold.
     ones = torch.ones(1, 2, 100_000, dtype=torch.float16)
     assert attribution(ones, ones).isfinite().all()
+
+
+def test_everything_is_made_on_the_device_of_the_readings(attribution):
+    activations, gradients = readings()
+    expected = attribution(activations, gradients)
+    with torch.device("meta"):  # what is made without saying where lands there, and cannot meet the readings
+        assert torch.equal(attribution(activations, gradients), expected)

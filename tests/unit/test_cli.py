@@ -75,7 +75,17 @@ def dcam(capsys):
 
 
 def explain(picture, *more):
-    return ["explain", picture, "--prompt", "the blue moon", "--model", "tiny-toy", "--method", "grad-cam", *more]
+    return [
+        "explain",
+        picture,
+        "--prompt",
+        "the blue moon",
+        "--model",
+        "tiny-toy",
+        "--method",
+        "grad-cam",
+        *more,
+    ]
 
 
 def assert_one_line_error(err, message):
@@ -88,7 +98,9 @@ def assert_one_line_error(err, message):
 # -- without torch -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["plugins"], ["plugins", "--json"], ["explain", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["plugins"], ["plugins", "--json"], ["explain", "--help"]]
+)
 def test_light_commands_do_not_import_torch(arguments):
     code = f"""
 import sys
@@ -109,7 +121,11 @@ finally:
 
 def test_python_m_dcam_core():
     done = subprocess.run(
-        [sys.executable, "-m", "dcam_core", "--version"], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dcam_core", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.stdout == f"dcam {dcam_core.__version__}\n"
 
@@ -372,7 +388,9 @@ def test_train_embedded_runs_the_recipe_on_the_registered_dataset(toy, dcam):
 def test_train_embedded_lists_the_families_that_have_a_recipe(toy, dcam):
     code, _, err = dcam("train-embedded", "tyo", "--out", "trained")
     assert code == 2
-    assert_one_line_error(err, "unknown family with a recipe 'tyo': there are toy. Did you mean 'toy'?")
+    assert_one_line_error(
+        err, "unknown family with a training recipe 'tyo': there are toy. Did you mean 'toy'?"
+    )
 
 
 # -- failures ------------------------------------------------------------------------------------------------
@@ -418,7 +436,12 @@ def test_a_reader_that_goes_away_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
-        [sys.executable, "-u", "-c", code], cwd=ROOT, env=environment, stdout=writer, stderr=subprocess.PIPE, check=False
+        [sys.executable, "-u", "-c", code],
+        cwd=ROOT,
+        env=environment,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
     )
     os.close(writer)
     assert done.stderr == b""
@@ -429,8 +452,8 @@ def test_a_reader_that_goes_away_is_no_error():
 
 def test_an_empty_output_folder_is_fine(tmp_path):
     assert result_folder(str(tmp_path), "unused") == tmp_path
+    (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="is a file"):
-        (tmp_path / "file").write_text("")
         result_folder(str(tmp_path / "file"), "unused")
 
 

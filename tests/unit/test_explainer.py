@@ -70,7 +70,7 @@ def test_a_target_alone_is_a_target_among_others(explanation):
     torch.testing.assert_close(alone.raw[0], explanation.raw[-1], atol=1e-6, rtol=1e-4)
 
 
-@pytest.mark.parametrize("policy", ["commit", "first", "last", "all", "infill", 2, "3"])
+@pytest.mark.parametrize("policy", ["commit", "first", "last", "all", "infill", "final", 2, "3"])
 def test_every_policy_replays_what_it_says(policy):
     adapter = ToyAdapter()
     states = []
@@ -95,6 +95,7 @@ def test_every_policy_replays_what_it_says(policy):
         "last": [run.states[-2]],
         "all": list(run.states[:-1]),
         "infill": [infilled],
+        "final": [run.final],
         2: [run.states[2]],
         "3": [run.states[3]],
     }[policy]

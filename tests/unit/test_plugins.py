@@ -117,7 +117,9 @@ def test_own_plugins_come_first_and_the_rest_in_the_order_of_their_names(install
     assert [info.name for info in PluginManager().plugins] == ["x", "y", "z"]
 
 
-@pytest.mark.parametrize("kind", ["adapters", "attributions", "refiners", "methods", "metrics", "datasets", "models"])
+@pytest.mark.parametrize(
+    "kind", ["adapters", "attributions", "refiners", "methods", "metrics", "datasets", "models"]
+)
 def test_every_kind_can_be_registered(install, kind):
     install(EntryPoint("mine", offering(kind, thing=object)))
     manager = PluginManager()
@@ -130,7 +132,10 @@ def test_default_manager_is_made_once():
 
 
 def test_versions_are_those_of_loaded_distributions(install):
-    install(EntryPoint("mine", offering(a=object), dist="dcam-mine"), EntryPoint("bad", ImportError("x"), dist="dcam-bad"))
+    install(
+        EntryPoint("mine", offering(a=object), dist="dcam-mine"),
+        EntryPoint("bad", ImportError("x"), dist="dcam-bad"),
+    )
     assert quietly(PluginManager()).versions() == {"dcam-mine": "1.0"}
 
 
@@ -138,7 +143,9 @@ def test_versions_are_those_of_loaded_distributions(install):
 
 
 def misspelt():
-    return SimpleNamespace(dcam_regster_refiners=hookimpl(lambda register: None, specname="dcam_regster_refiners"))
+    return SimpleNamespace(
+        dcam_regster_refiners=hookimpl(lambda register: None, specname="dcam_regster_refiners")
+    )
 
 
 def wrong_argument():
@@ -175,12 +182,20 @@ BROKEN = {
     "exit": (SystemExit(3), "import", "SystemExit: 3"),
     "misspelt hook": (misspelt(), "validate", "dcam_regster_refiners"),
     "unknown argument": (wrong_argument(), "validate", "colour"),
-    "forgotten marker": (unmarked(), "validate", "dcam_register_refiners is named like a hook but not marked"),
+    "forgotten marker": (
+        unmarked(),
+        "validate",
+        "dcam_register_refiners is named like a hook but not marked",
+    ),
     "wrapper": (wrapper(), "validate", "dcam_explained is a hook wrapper"),
     "no hook at all": (ModuleType("empty"), "validate", "no function marked with @hookimpl"),
     "raises while registering": (half_way(), "register", "RuntimeError: no disk"),
     "no import string": (offering(x="pathlib.Path"), "register", "no import string"),
-    "taken name": (offering(sharp=object), "register", "already registered by plugin 'good' of distribution 'dcam'"),
+    "taken name": (
+        offering(sharp=object),
+        "register",
+        "already registered by plugin 'good' of distribution 'dcam'",
+    ),
 }
 broken = pytest.mark.parametrize(("plugin", "phase", "message"), BROKEN.values(), ids=BROKEN)
 
@@ -244,7 +259,8 @@ def test_asking_for_what_a_failed_plugin_offered_gives_its_record(install):
 
 def test_two_plugins_of_one_name_the_second_is_refused(install):
     install(
-        EntryPoint("mine", offering(sharp=list), dist="dcam-a"), EntryPoint("mine", offering(blur=set), dist="dcam-b")
+        EntryPoint("mine", offering(sharp=list), dist="dcam-a"),
+        EntryPoint("mine", offering(blur=set), dist="dcam-b"),
     )
     manager = quietly(PluginManager())
     assert manager.registries.refiners.names == ("sharp",)
@@ -432,17 +448,23 @@ def test_a_user_function_may_name_its_hook(install):
         (lambda policy: None, "is not named like a hook"),
         (object(), "no function marked with @hookimpl"),
         (misspelt(), "dcam_regster_refiners"),
-        (offering(sharp=object), "registers things .dcam_register_refiners.: give it to PluginManager.register"),
+        (
+            offering(sharp=object),
+            "registers things .dcam_register_refiners.: give it to PluginManager.register",
+        ),
     ],
 )
 def test_what_the_user_passes_is_checked_at_once(install, plugin, message):
-    with pytest.raises(PluginError, match=message):
+    with pytest.raises(PluginError, match=message) as caught:
         PluginManager().engine_hooks("mine", [plugin])
+    assert str(caught.value).startswith("plugin 'user:1:")
 
 
 def test_an_exception_in_a_deciding_hook_stops_the_run_and_names_the_plugin(install):
     install(EntryPoint("bad", answering(ZeroDivisionError("by zero"))))
-    with pytest.raises(PluginError, match="plugin 'bad' failed in dcam_mask_step: ZeroDivisionError: by zero") as caught:
+    with pytest.raises(
+        PluginError, match="plugin 'bad' failed in dcam_mask_step: ZeroDivisionError: by zero"
+    ) as caught:
         decide(PluginManager(), defaults=[answering("core")])
     assert caught.value.plugin == "bad"
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -481,7 +503,9 @@ def test_everybody_hears_also_after_one_failed(install):
         EntryPoint("c", with_adapter(listening(heard, "c"), "theirs")),
     )
     hooks = PluginManager().engine_hooks("mine", [listening(heard, "user")])
-    with pytest.warns(PluginWarning, match="plugin 'bad' failed in dcam_explained: ValueError: full disk") as caught:
+    with pytest.warns(
+        PluginWarning, match="plugin 'bad' failed in dcam_explained: ValueError: full disk"
+    ) as caught:
         hooks.observe("dcam_explained", explanation=1)
     assert len(caught) == 1
     assert sorted(heard) == [("a", 1), ("bad", 1), ("c", 1), ("user", 1)]
@@ -502,7 +526,9 @@ def test_observers_may_ask_for_fewer_arguments(install):
     def dcam_maps_made(maps):
         heard.append(maps)
 
-    PluginManager().engine_hooks("mine", [dcam_maps_made]).observe("dcam_maps_made", targets=(), raw=1, maps=2)
+    PluginManager().engine_hooks("mine", [dcam_maps_made]).observe(
+        "dcam_maps_made", targets=(), raw=1, maps=2
+    )
     assert heard == [2]
 
 

@@ -48,7 +48,9 @@ def test_import_string_is_imported_only_by_get(tmp_path, monkeypatch):
 def test_failed_import_names_plugin_and_keeps_the_cause(target, cause):
     made = Registry("refiner")
     made.add("broken", target, plugin="mine", distribution="dcam-mine")
-    with pytest.raises(PluginError, match="refiner 'broken' of plugin 'mine' of distribution 'dcam-mine'") as caught:
+    with pytest.raises(
+        PluginError, match="refiner 'broken' of plugin 'mine' of distribution 'dcam-mine'"
+    ) as caught:
         made.get("broken")
     assert caught.value.plugin == "mine"
     assert isinstance(caught.value.__cause__, cause)
@@ -64,13 +66,15 @@ def test_what_is_no_import_string_is_refused_at_once(target):
 
 
 def test_unknown_name_lists_the_names_and_a_close_match():
-    with pytest.raises(UnknownNameError, match=r"unknown refiner 'shrap': there are blur, sharp\. Did you mean 'sharp'\?"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown refiner 'shrap': there are blur, sharp\. Did you mean 'sharp'\?"
+    ):
         registry("sharp", "blur").get("shrap")
 
 
 def test_a_taken_name_is_refused_and_both_distributions_are_named():
     made = registry("sharp")
-    with pytest.raises(PluginError, match="dcam-theirs.*dcam-mine") as caught:
+    with pytest.raises(PluginError, match=r"dcam-theirs.*dcam-mine") as caught:
         made.add("SHARP", object(), plugin="theirs", distribution="dcam-theirs")
     assert caught.value.plugin == "theirs"
     assert made.entry("sharp").plugin == "mine"
@@ -94,7 +98,9 @@ def test_metadata_cannot_be_changed():
 
 def test_unknown_name_that_a_failed_plugin_offered_has_its_record_as_cause():
     failures = [failure("other"), failure("mine", "sharp")]
-    with pytest.raises(UnknownNameError, match="plugin 'mine' .dcam-mine 1.0. failed to import.*no cv3") as caught:
+    with pytest.raises(
+        UnknownNameError, match=r"plugin 'mine' .dcam-mine 1.0. failed to import.*no cv3"
+    ) as caught:
         Registry("refiner", failures).get("Sharp")
     assert isinstance(caught.value.__cause__, PluginLoadError)
     assert caught.value.__cause__.failure is failures[1]
@@ -103,7 +109,7 @@ def test_unknown_name_that_a_failed_plugin_offered_has_its_record_as_cause():
 
 def test_unknown_name_with_several_suspects_has_all_their_records_as_cause():
     failures = [failure("one"), failure("two")]
-    with pytest.raises(UnknownNameError, match="plugin 'one'.*plugin 'two'") as caught:
+    with pytest.raises(UnknownNameError, match=r"plugin 'one'.*plugin 'two'") as caught:
         Registry("refiner", failures).get("sharp")
     assert [error.failure for error in caught.value.__cause__.exceptions] == failures
 
@@ -114,7 +120,9 @@ def test_unknown_name_with_several_suspects_has_all_their_records_as_cause():
 def adapters():
     made = AdapterRegistry("adapter")
     made.add("left", object, plugin="l", metadata={"architectures": ["LeftLM"], "model_types": ["shared"]})
-    made.add("right", object, plugin="r", metadata={"architectures": ["RightLM"], "model_types": ["shared", "own"]})
+    made.add(
+        "right", object, plugin="r", metadata={"architectures": ["RightLM"], "model_types": ["shared", "own"]}
+    )
     return made
 
 
@@ -133,7 +141,9 @@ def test_architecture_counts_before_model_type(config, family):
 
 
 def test_several_claims_name_the_candidates():
-    with pytest.raises(CheckpointError, match="several adapters claim it: left .*, right .*; name one with adapter="):
+    with pytest.raises(
+        CheckpointError, match=r"several adapters claim it: left .*, right .*; name one with adapter="
+    ):
         adapters().recognise({"model_type": "shared"})
 
 

@@ -277,7 +277,7 @@ def test_every_word_with_a_map_leads_to_its_card(page):
     assert len(ids) == len(set(ids))
     links = [link["href"] for link in page.all("a")]
     assert {link[1:] for link in links} <= set(ids)
-    # "red" has a map of its own and shares one with "circle", which leads there; the second "red" has its own.
+    # The first "red" has a map of its own and shares one with "circle", which leads there.
     assert [link.rsplit("-", 1)[1] for link in links] == ["0", "1", "2", "3"]
     assert [card["id"].rsplit("-", 1)[1] for card in page.all("article")] == ["0", "1", "2", "3"]
     assert len(page.all("span", "word")) == 3  # "a", ",", "a"

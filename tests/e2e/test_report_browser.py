@@ -1,0 +1,201 @@
+"""The report in a real browser: it fetches nothing, fits every screen, and its words lead to their maps."""
+
+import shutil
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from dcam_core.explanation import ExplainedTarget, Explanation, Word
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="playwright is not installed: pip install dcam[dev]"
+)
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
+]
+
+# For every element with text of its own: its contrast with the nearest background that is not transparent.
+CONTRASTS = """() => {
+  const context = Object.assign(document.createElement("canvas"), {width: 1, height: 1})
+    .getContext("2d", {willReadFrequently: true});
+  const pixel = (...colours) => {
+    context.clearRect(0, 0, 1, 1);
+    for (const colour of colours) { context.fillStyle = colour; context.fillRect(0, 0, 1, 1); }
+    return [...context.getImageData(0, 0, 1, 1).data];
+  };
+  const luminance = (colour) => colour.slice(0, 3)
+    .map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const found = [];
+  for (const element of document.querySelectorAll(".dcam-report *")) {
+    const own = [...element.childNodes].some((n) => n.nodeType === Node.TEXT_NODE && n.data.trim());
+    if (!own || !element.checkVisibility() || element.closest(".spoken, style")) continue;
+    let behind = element;
+    while (pixel(getComputedStyle(behind).backgroundColor)[3] < 255) behind = behind.parentElement;
+    const background = getComputedStyle(behind).backgroundColor;
+    const [a, b] = [pixel(background), pixel(background, getComputedStyle(element).color)].map(luminance);
+    found.push([element.className || element.tagName, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)]);
+  }
+  return found;
+}"""
+
+
+def make():
+    """A red circle and a blue square, a map for each, and a word too long for any screen."""
+    long = "antidisestablishmentarianism" * 4
+    parts = [("red", 0), ("circle", 1), ("blue", 3), ("square", 2), (long, None)]
+    answer = " ".join(text for text, _ in parts)
+    words = tuple(
+        Word(text, answer.index(text), answer.index(text) + len(text), (i,), step)
+        for i, (text, step) in enumerate(parts)
+    )
+    picture = Image.new("RGB", (96, 72), "#98a0a8")
+    draw = ImageDraw.Draw(picture)
+    draw.ellipse((8, 8, 40, 40), fill="#c42b2b")
+    draw.rectangle((60, 40, 88, 64), fill="#2b4bc4")
+    rows, columns = torch.meshgrid(torch.arange(9.0), torch.arange(12.0), indexing="ij")
+    maps = torch.stack(
+        [torch.exp(-((columns - x) ** 2 + (rows - y) ** 2) / 4) for x, y in ((2.5, 2.5), (9, 6), (5, 5))]
+    )
+    targets = tuple(
+        ExplainedTarget(text, (i,), (i,), (f"▁{text}",), (step,), (step,), "commit", 0.9, 1.5, notes)
+        for text, i, step, notes in (
+            ("circle", 1, 1, ()),
+            ("square", 3, 2, ("a remark",)),
+            (long, 4, 3, ()),
+        )
+    )
+    return Explanation(
+        picture=picture,
+        prompt="What is there?",
+        answer=answer,
+        words=words,
+        targets=targets,
+        raw=maps,
+        maps=maps,
+        settings={"a" * 60: "b" * 200},
+        seed=0,
+        model={"name": "tiny"},
+        versions={"dcam": "0"},
+        steps=("▁ " * 40, answer),
+    )
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    folder = make().save(tmp_path_factory.mktemp("report") / "out")
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser, address):
+    """Opens the report; afterwards nothing may have gone wrong or been fetched."""
+    contexts, complaints = [], []
+
+    def open_page(width=1280, height=900, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: complaints.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+        page.on("request", lambda request: fetched.append(request.url))
+        page.goto(address)
+        return page
+
+    fetched = []
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+    assert [url for url in fetched if not url.startswith("data:")] == [address] * len(contexts)
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
+def test_all_pictures_are_decoded_and_words_lead_to_their_maps(visit, script):
+    page = visit(java_script_enabled=script)
+    images = page.locator("img").all()
+    assert len(images) == 4
+    for image in images:
+        assert image.evaluate("async (image) => { await image.decode(); return image.naturalWidth }") > 0
+        assert image.is_visible()
+    assert page.locator(".strength").is_visible() == script
+    for word in ("square", "circle"):
+        page.get_by_role("link", name=word).click()
+        card = page.get_by_role("article", name=word)
+        assert page.url.endswith("#" + card.get_attribute("id"))
+        playwright.expect(card.get_by_role("img")).to_be_in_viewport(ratio=0.9)
+
+
+def test_heat_lies_exactly_on_the_picture(visit):
+    page = visit()
+    for stage in page.locator(".stage").all():
+        box, inner = stage.bounding_box(), stage.locator("img").first.bounding_box()
+        assert inner == pytest.approx(box, abs=0.6)
+        assert box["width"] / box["height"] == pytest.approx(96 / 72, rel=0.01)
+
+
+def test_pointing_at_a_word_or_tabbing_to_it_previews_its_map(visit):
+    page = visit()
+    hero = page.locator(".hero")
+    assert hero.locator(".heat").count() == 0
+    page.get_by_role("link", name="square").hover()
+    assert hero.locator("img.heat").count() == 1
+    assert hero.locator("img.heat").get_attribute("alt").startswith("Heat map of “square”")
+    assert hero.locator(".shown").inner_text() == "“square”"
+    page.keyboard.press("Tab")  # the slider comes first
+    page.keyboard.press("Tab")
+    assert hero.locator(".shown").inner_text() == "“circle”"
+    assert hero.locator("img.heat, .peak").count() == 2
+
+
+def test_the_slider_fades_all_maps(visit):
+    page = visit()
+    page.get_by_label("Strength of the heat maps").fill("25")
+    shown = page.locator("img.heat").evaluate_all("all => all.map((one) => getComputedStyle(one).opacity)")
+    assert shown == ["0.25"] * 3
+
+
+@pytest.mark.parametrize("width", [320, 375, 768, 1280, 2560])
+def test_no_screen_scrolls_sideways(visit, width):
+    page = visit(width=width)
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    right = page.locator(".dcam-report *:not(.spoken)").evaluate_all(
+        "all => Math.max(...all.map((one) => one.getBoundingClientRect().right))"
+    )
+    assert right <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_stands_out_from_its_ground(visit, scheme):
+    page = visit(color_scheme=scheme)
+    for summary in page.locator("summary").all():
+        summary.click()
+    ground = page.locator(".dcam-report").evaluate("(one) => getComputedStyle(one).backgroundColor")
+    assert ground == {"light": "rgb(247, 247, 245)", "dark": "rgb(20, 20, 23)"}[scheme]
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 30
+    assert [entry for entry in contrasts if entry[1] < 4.5] == []
