@@ -206,4 +206,5 @@ class Adapter(ABC):
                 f"probe_layer {layer} is not a block of {self.name}: there are {count}, numbered from 0"
             )
         block = self.blocks[layer]
-        return next(name for name, module in self.model.named_modules() if module is block)
+        path: str = next(name for name, module in self.model.named_modules() if module is block)
+        return path

@@ -27,7 +27,7 @@ from dcam_core.picture_grid import PictureGrid, select_views
 from dcam_core.plugins import default_manager
 from dcam_core.probe import Probed, Reading, probe
 from dcam_core.refiner import Refiner, RefinerContext
-from dcam_core.targets import Answer, Target, read_answer, select_targets
+from dcam_core.targets import Answer, Target, decode, read_answer, select_targets
 from dcam_core.trajectory import Trajectory
 from dcam_core.untouched import untouched
 
@@ -309,7 +309,7 @@ class Explainer:
     def _attribute(self, probed: Probed) -> Tensor:
         """Raw evidence per image token, checked."""
         name = self.method.attribution["name"]
-        values = self._attribution(probed.activations, probed.gradients)
+        values: Tensor = self._attribution(probed.activations, probed.gradients)
         expected = probed.activations.shape[:2]
         if values.shape != expected:
             raise PluginError(name, f"attribution {name!r} gave {list(values.shape)}, expected {list(expected)}")
@@ -406,7 +406,7 @@ class Explainer:
         blank = "▁"  # one glyph per undecided token reads better than the mask token's own name
         return tuple(
             " ".join(
-                blank if token == mask else tokenizer.decode([token]).strip() for token in ids
+                blank if token == mask else decode(tokenizer, [token]).strip() for token in ids
             )
             for ids in states.tolist()
         )

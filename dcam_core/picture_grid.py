@@ -105,4 +105,4 @@ class PictureGrid:
             [B, rows, cols] float32 on the same device.
         """
         cells = values.float() @ self.weights.to(values.device).T
-        return cells.unflatten(-1, (self.rows, self.cols))
+        return cells.view(-1, self.rows, self.cols)

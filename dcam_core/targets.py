@@ -14,7 +14,7 @@ from dcam_core.errors import TargetError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Answer", "AnswerWord", "Target", "read_answer", "select_targets"]
+__all__ = ["Answer", "AnswerWord", "Target", "decode", "read_answer", "select_targets"]
 
 # A word: one character of a script written without spaces, or a run of letters and digits that may hold
 # apostrophes and hyphens; anything else that is not a space is punctuation.
@@ -78,6 +78,13 @@ class Target:
     tokens: tuple[str, ...]
 
 
+def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """Token ids as text."""
+    text = tokenizer.decode(list(ids))
+    # transformers types the result for batches too; one sequence is one string.
+    return text if isinstance(text, str) else "".join(text)
+
+
 def read_answer(ids: Tensor, tokenizer: PreTrainedTokenizerBase | None) -> Answer:
     """Decode an answer and group its sub-tokens into words.
 
@@ -102,7 +109,7 @@ def read_answer(ids: Tensor, tokenizer: PreTrainedTokenizerBase | None) -> Answe
         )
         if positions:
             words.append(AnswerWord(match.group(), match.start(), match.end(), positions))
-    tokens = tuple(tokenizer.decode([token]) for token in token_ids)
+    tokens = tuple(decode(tokenizer, [token]) for token in token_ids)
     return Answer(text, token_ids, tokens, tuple(words))
 
 
@@ -123,7 +130,7 @@ def _spans(
     """The answer text, and the characters of it that belong to each token."""
     special = set(tokenizer.all_special_ids)
     kept = [position for position, token in enumerate(token_ids) if token not in special]
-    text = tokenizer.decode([token_ids[position] for position in kept])
+    text = decode(tokenizer, [token_ids[position] for position in kept])
     spans = [(0, 0)] * len(token_ids)
     if tokenizer.is_fast:
         encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
@@ -134,7 +141,7 @@ def _spans(
     # A model may write a token sequence that its tokenizer would not: the text grows with every token.
     before = 0
     for index, position in enumerate(kept):
-        after = len(tokenizer.decode([token_ids[p] for p in kept[: index + 1]]).rstrip("\ufffd"))
+        after = len(decode(tokenizer, [token_ids[p] for p in kept[: index + 1]]).rstrip("\ufffd"))
         spans[position] = (before, max(before, min(after, len(text))))
         before = spans[position][1]
     return text, spans

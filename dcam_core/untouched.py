@@ -29,7 +29,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     cpu_state = torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
     try:
         # The attribute itself is set, not .train(): that method may be overridden, and is recursive.
         for module in training:
