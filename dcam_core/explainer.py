@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from dcam_core.plugins import PluginManager
     from dcam_core.registry import Registry
 
-__all__ = ["Explainer", "Progress"]
+__all__ = ["ExplainedRun", "Explainer", "Progress"]
 
 M = TypeVar("M", bound="nn.Module")
 
@@ -65,6 +65,21 @@ class _Reading:
     weight: float
     step: int | None
     reading: Reading
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedRun:
+    """Maps for words of one recorded run.
+
+    Attributes:
+        targets: T records, one per map.
+        raw: [T, H, W] float32 on the CPU, maps on the picture grid before refinement, not normalised.
+        maps: [T, H, W] float32 on the CPU, in [0, 1].
+    """
+
+    targets: tuple[ExplainedTarget, ...]
+    raw: Tensor
+    maps: Tensor
 
 
 class Explainer:
@@ -155,24 +170,16 @@ class Explainer:
                 trajectory = self.model.denoise(inputs, settings, self._on_step(progress))
             answer = read_answer(trajectory.answer_ids, self.model.tokenizer)
             chosen = select_targets(answer, targets)
-            readings = self._readings(chosen, trajectory)
-            raw, scores, log_probabilities = self._probe(inputs, trajectory, readings, len(chosen), progress)
-            with torch.no_grad():
-                maps = self._refine(raw, trajectory, answer)
-        raw, maps = raw.cpu(), maps.cpu()
-        self._hooks.observe("dcam_maps_made", targets=chosen, raw=raw, maps=maps)
+            run = self.explain_run(inputs, trajectory, answer, chosen, progress=progress)
 
         explanation = Explanation(
             picture=picture,
             prompt=prompt,
             answer=answer.text,
             words=_words(answer, trajectory),
-            targets=tuple(
-                self._explained(index, target, trajectory, readings, raw[index], scores, log_probabilities)
-                for index, target in enumerate(chosen)
-            ),
-            raw=raw,
-            maps=maps,
+            targets=run.targets,
+            raw=run.raw,
+            maps=run.maps,
             settings=self._settings(trajectory),
             seed=seed,
             model=self._identity(),
@@ -185,6 +192,43 @@ class Explainer:
         )
         self._hooks.observe("dcam_explained", explanation=explanation)
         return explanation
+
+    def explain_run(
+        self,
+        inputs: Inputs,
+        trajectory: Trajectory,
+        answer: Answer,
+        targets: Sequence[Target],
+        *,
+        progress: Progress | None = None,
+    ) -> ExplainedRun:
+        """Explain words of an answer that the model has already written.
+
+        What `explain` does after denoising: for callers that keep the trajectory, to explain it in several
+        ways or to measure.
+
+        Args:
+            inputs: the prepared prompt.
+            trajectory: the recorded run.
+            answer: its answer, from `dcam_core.targets.read_answer`.
+            targets: words of it, from `dcam_core.targets.select_targets`.
+            progress: called after every batch of replayed states.
+
+        Raises:
+            StructuralValidityError: the method asks for a step or module that cannot be probed.
+        """
+        with torch.inference_mode(False), untouched(self.model.model):
+            readings = self._readings(targets, trajectory)
+            raw, scores, log_probabilities = self._probe(inputs, trajectory, readings, len(targets), progress)
+            with torch.no_grad():
+                maps = self._refine(raw, trajectory, answer)
+        raw, maps = raw.cpu(), maps.cpu()
+        self._hooks.observe("dcam_maps_made", targets=targets, raw=raw, maps=maps)
+        explained = tuple(
+            self._explained(index, target, trajectory, readings, raw[index], scores, log_probabilities)
+            for index, target in enumerate(targets)
+        )
+        return ExplainedRun(explained, raw, maps)
 
     def _on_step(self, progress: Progress | None) -> Any:
         def on_step(step: DenoisingStep) -> None:

@@ -20,4 +20,6 @@ def dcam_register_models(register: Register) -> None:
         adapter="llada-v",
         demo_picture=TINY_LLADA_V / "demo.png",
         demo_prompt="describe the picture",
+        recipe="dcam_adapters.embedded.training.recipe:train_llada_v",
+        dataset="scenes",
     )

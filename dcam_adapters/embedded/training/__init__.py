@@ -1,0 +1,5 @@
+"""The recipe that trained the shipped checkpoints, from generated scenes to a folder in the published layout."""
+
+from dcam_adapters.embedded.training.recipe import train_llada_v
+
+__all__ = ["train_llada_v"]
