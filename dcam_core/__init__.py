@@ -40,7 +40,28 @@ _EXPORTS = {
     "wrap_model": "models",
 }
 
-__all__ = ["__version__", *sorted(_EXPORTS)]
+__all__ = [
+    "Adapter",
+    "Attribution",
+    "DcamError",
+    "Explainer",
+    "Explanation",
+    "GradientTarget",
+    "ImageView",
+    "Inputs",
+    "PluginManager",
+    "ProbeState",
+    "Refiner",
+    "RefinerContext",
+    "SamplerSettings",
+    "Trajectory",
+    "__version__",
+    "default_manager",
+    "hookimpl",
+    "load_explanation",
+    "load_model",
+    "wrap_model",
+]
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,19 +16,19 @@ import dcam_core
 from dcam_core.adapter import Adapter
 from dcam_core.defaults import CORE_DEFAULTS
 from dcam_core.denoising.sampler import DenoisingStep
-from dcam_core.errors import ConfigurationError, PluginError, StructuralValidityError
-from dcam_core.explanation import ExplainedTarget, Explanation, Word
-from dcam_core.gradient_targets import GradientTarget
-from dcam_core.mask_steps import MASK_STEPS, ProbeState
+from dcam_core.errors import ConfigurationError, PluginError
+from dcam_core.explanation import ExplainedTarget, Explanation
 from dcam_core.method import Method, resolve_method
 from dcam_core.models import load_model
 from dcam_core.normalise import min_max
 from dcam_core.picture import read_picture
 from dcam_core.picture_grid import PictureGrid, select_views
 from dcam_core.plugins import default_manager
-from dcam_core.probe import Probed, Reading, probe
+from dcam_core.probe import Probed, probe
+from dcam_core.readings import TargetReading, plan_readings
+from dcam_core.record import answer_words, explained_target, model_identity, step_texts
 from dcam_core.refiner import Refiner, RefinerContext
-from dcam_core.targets import Answer, Target, decode, read_answer, select_targets
+from dcam_core.targets import Answer, Target, read_answer, select_targets
 from dcam_core.trajectory import Trajectory
 from dcam_core.untouched import untouched
 
@@ -55,16 +56,6 @@ class Progress(Protocol):
             done: how many are done.
             total: how many there are; denoising may end early.
         """
-
-
-@dataclass(frozen=True, eq=False)
-class _Reading:
-    """A reading with the target it belongs to and its weight in that target's map."""
-
-    target: int
-    weight: float
-    step: int | None
-    reading: Reading
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,19 +167,19 @@ class Explainer:
             picture=picture,
             prompt=prompt,
             answer=answer.text,
-            words=_words(answer, trajectory),
+            words=answer_words(answer, trajectory),
             targets=run.targets,
             raw=run.raw,
             maps=run.maps,
             settings=self._settings(trajectory),
             seed=seed,
-            model=self._identity(),
+            model=model_identity(self.model),
             versions={
                 "dcam": dcam_core.__version__,
                 "torch": str(torch.__version__),
                 "plugins": self.manager.versions(),
             },
-            steps=self._texts(trajectory),
+            steps=step_texts(self.model, trajectory),
         )
         self._hooks.observe("dcam_explained", explanation=explanation)
         return explanation
@@ -218,16 +209,13 @@ class Explainer:
             StructuralValidityError: the method asks for a step or module that cannot be probed.
         """
         with torch.inference_mode(False), untouched(self.model.model):
-            readings = self._readings(targets, trajectory)
+            readings = plan_readings(self._hooks, self.method, self.model, targets, trajectory)
             raw, scores, log_probabilities = self._probe(inputs, trajectory, readings, len(targets), progress)
             with torch.no_grad():
                 maps = self._refine(raw, trajectory, answer)
         raw, maps = raw.cpu(), maps.cpu()
         self._hooks.observe("dcam_maps_made", targets=targets, raw=raw, maps=maps)
-        explained = tuple(
-            self._explained(index, target, trajectory, readings, raw[index], scores, log_probabilities)
-            for index, target in enumerate(targets)
-        )
+        explained = self._explained(targets, trajectory, readings, raw, scores, log_probabilities)
         return ExplainedRun(explained, raw, maps)
 
     def _on_step(self, progress: Progress | None) -> Any:
@@ -238,85 +226,11 @@ class Explainer:
 
         return on_step
 
-    def _readings(self, targets: Sequence[Target], trajectory: Trajectory) -> list[_Reading]:
-        """Ask the deciding hooks for every target: which states to replay, and what to differentiate."""
-        gradient_name, gradient_parameters = _named(self.method.gradient_target)
-        readings = []
-        for index, target in enumerate(targets):
-            states: Sequence[ProbeState] | None = self._hooks.decide(
-                "dcam_mask_step",
-                policy=self.method.mask_step,
-                target=target,
-                trajectory=trajectory,
-                adapter=self.model,
-            )
-            if states is None:
-                policies = ", ".join(policy.policy for policy in MASK_STEPS)
-                raise ConfigurationError(
-                    f"mask_step {self.method.mask_step!r} is not a policy that any plugin knows: "
-                    f"dcam itself has {policies}"
-                )
-            objective: GradientTarget | None = self._hooks.decide(
-                "dcam_gradient_target",
-                name=gradient_name,
-                parameters=gradient_parameters,
-                target=target,
-                adapter=self.model,
-            )
-            if objective is None:
-                raise ConfigurationError(
-                    f"gradient_target {gradient_name!r} is not known to any plugin: dcam itself has "
-                    "logit, log-probability, contrast, vocabulary-contrast"
-                )
-            self._check(states, target, objective, trajectory)
-            read = sum(len(state.positions) for state in states)
-            tokens = dict(zip(target.positions, target.token_ids, strict=True))
-            for state in states:
-                ids = tuple(tokens[position] for position in state.positions)
-                readings.append(
-                    _Reading(
-                        target=index,
-                        weight=len(state.positions) / read,
-                        step=state.step,
-                        reading=Reading(state.ids, tuple(state.positions), ids, objective),
-                    )
-                )
-        return readings
-
-    def _check(
-        self,
-        states: Sequence[ProbeState],
-        target: Target,
-        objective: GradientTarget,
-        trajectory: Trajectory,
-    ) -> None:
-        """What a plugin answered must fit the run: it is refused here, by name, not deep in a forward pass."""
-        policy, length = self.method.mask_step, len(trajectory.final)
-        if not states:
-            raise PluginError(policy, f"mask_step {policy!r} gave no state to replay for {target.word!r}")
-        for state in states:
-            if state.ids.shape != trajectory.final.shape or not set(state.positions) <= set(target.positions):
-                raise PluginError(
-                    policy,
-                    f"mask_step {policy!r} gave a state of shape {list(state.ids.shape)} reading positions "
-                    f"{state.positions} for {target.word!r}: it must be [{length}] and read positions out of "
-                    f"{target.positions}",
-                )
-            if state.step is not None and (reason := self.model.invalid_reason(trajectory, state.step)):
-                raise StructuralValidityError(
-                    f"denoising step {state.step} cannot be probed: {reason}; choose another mask_step"
-                )
-        if any(not 0 <= position < length for position in objective.context):
-            raise ConfigurationError(
-                f"gradient_target reads answer positions {objective.context}: the answer region has positions "
-                f"0 to {length - 1}"
-            )
-
     def _probe(
         self,
         inputs: Inputs,
         trajectory: Trajectory,
-        readings: Sequence[_Reading],
+        readings: Sequence[TargetReading],
         targets: int,
         progress: Progress | None,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -356,7 +270,9 @@ class Explainer:
         values: Tensor = self._attribution(probed.activations, probed.gradients)
         expected = probed.activations.shape[:2]
         if values.shape != expected:
-            raise PluginError(name, f"attribution {name!r} gave {list(values.shape)}, expected {list(expected)}")
+            raise PluginError(
+                name, f"attribution {name!r} gave {list(values.shape)}, expected {list(expected)}"
+            )
         if not values.isfinite().all():
             raise PluginError(
                 name,
@@ -387,73 +303,43 @@ class Explainer:
             maps = refined
         return maps.clamp(0, 1)
 
-    # -- what is written down --------------------------------------------------------------------------------
-
     def _explained(
         self,
-        index: int,
-        target: Target,
+        targets: Sequence[Target],
         trajectory: Trajectory,
-        readings: Sequence[_Reading],
+        readings: Sequence[TargetReading],
         raw: Tensor,
         scores: Tensor,
         log_probabilities: Tensor,
-    ) -> ExplainedTarget:
-        """The record of one target."""
-        own = [i for i, item in enumerate(readings) if item.target == index]
-        weights = torch.tensor([readings[i].weight for i in own])
-        notes = []
-        if raw.max() == raw.min():
-            notes.append(
-                f"the map is {'zero' if raw.max() == 0 else 'the same'} everywhere: at {self.layer} nothing in "
-                "the picture spoke for this word more than anything else"
+    ) -> tuple[ExplainedTarget, ...]:
+        """The records of all targets."""
+        records = []
+        for index, target in enumerate(targets):
+            own = [i for i, item in enumerate(readings) if item.target == index]
+            notes = []
+            if raw[index].max() == raw[index].min():
+                value = "zero" if raw[index].max() == 0 else "the same"
+                notes.append(
+                    f"the map is {value} everywhere: at {self.layer} nothing in the picture spoke for this word "
+                    "more than anything else"
+                )
+            records.append(
+                explained_target(
+                    target,
+                    trajectory,
+                    [readings[i] for i in own],
+                    scores[own],
+                    log_probabilities[own],
+                    policy=str(self.method.mask_step),
+                    notes=notes,
+                )
             )
-        # Tokens read in several states count by their mean: "all" reads every token at every step.
-        reads_per_token = sum(len(readings[i].reading.positions) for i in own) / len(target.positions)
-        return ExplainedTarget(
-            word=target.word,
-            positions=target.positions,
-            token_ids=target.token_ids,
-            tokens=target.tokens,
-            commit_steps=tuple(int(trajectory.commit_steps[p]) for p in target.positions),
-            probed_steps=tuple(readings[i].step for i in own),
-            state=str(self.method.mask_step),
-            probability=float((log_probabilities[own].sum() / reads_per_token).exp().clamp(0, 1)),
-            score=float((scores[own] * weights).sum()),
-            notes=tuple(notes),
-        )
+        return tuple(records)
 
     def _settings(self, trajectory: Trajectory) -> dict[str, Any]:
         """The merged configuration, with what was left open filled in."""
-        sampler = {name: getattr(trajectory.settings, name) for name in trajectory.settings.__dataclass_fields__}
+        sampler = dataclasses.asdict(trajectory.settings)
         return {**self.method.as_dict(), "probe_layer": self.layer, "sampler": sampler}
-
-    def _identity(self) -> dict[str, Any]:
-        """Which model answered."""
-        return {
-            "name": self.model.name,
-            "family": self.model.family,
-            "source": None if self.model.folder is None else str(self.model.folder),
-            "class": type(self.model.model).__name__,
-            "parameters": sum(parameter.numel() for parameter in self.model.model.parameters()),
-            "dtype": str(self.model.dtype).removeprefix("torch."),
-            "device": str(self.model.device),
-        }
-
-    def _texts(self, trajectory: Trajectory) -> tuple[str, ...]:
-        """The answer region as text after every step."""
-        tokenizer = self.model.tokenizer
-        states = trajectory.states[1:, : trajectory.answer_length]
-        if tokenizer is None:
-            return tuple(" ".join(map(str, ids)) for ids in states.tolist())
-        mask = self.model.mask_token_id
-        blank = "▁"  # one glyph per undecided token reads better than the mask token's own name
-        return tuple(
-            " ".join(
-                blank if token == mask else decode(tokenizer, [token]).strip() for token in ids
-            )
-            for ids in states.tolist()
-        )
 
     # -- putting the engine together -------------------------------------------------------------------------
 
@@ -485,13 +371,6 @@ def _build(registry: Registry[type[M]], where: str, named: tuple[str, Mapping[st
     try:
         return kind(**parameters)
     except TypeError as error:
-        raise ConfigurationError(f"{where}: {name!r} cannot be made with {dict(parameters)}: {error}") from error
-
-
-def _words(answer: Answer, trajectory: Trajectory) -> tuple[Word, ...]:
-    """The answer's words, with the step that completed each."""
-    words = []
-    for word in answer.words:
-        step = max(int(trajectory.commit_steps[position]) for position in word.positions)
-        words.append(Word(word.text, word.start, word.stop, word.positions, step if step >= 0 else None))
-    return tuple(words)
+        raise ConfigurationError(
+            f"{where}: {name!r} cannot be made with {dict(parameters)}: {error}"
+        ) from error

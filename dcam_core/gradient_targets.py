@@ -100,9 +100,7 @@ class LogProbability(NamedGradientTarget):
     def build(self, target: Target, adapter: Adapter, **parameters: Any) -> GradientTarget:
         """`reduction`: "mean" over the word's tokens, or "sum" over a phrase (its joint probability)."""
         reduce = _reduction(parameters["reduction"])
-        return GradientTarget(
-            lambda logits, token_ids: reduce(_chosen(logits.log_softmax(-1), token_ids))
-        )
+        return GradientTarget(lambda logits, token_ids: reduce(_chosen(logits.log_softmax(-1), token_ids)))
 
 
 class Contrast(NamedGradientTarget):

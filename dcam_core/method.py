@@ -118,7 +118,7 @@ def _read(path: Path) -> DictConfig:
         raise ConfigurationError(f"method file {path} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(f"method file {path} cannot be read: {error}") from error
-    except Exception as error:  # noqa: BLE001 - YAML parsers raise many types; all mean the same here
+    except Exception as error:
         line = " ".join(str(error).split())
         raise ConfigurationError(f"method file {path} is not valid YAML: {line}") from error
     if not isinstance(config, DictConfig):

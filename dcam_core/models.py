@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DTYPES", "load_model", "read_config", "wrap_model"]
 
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16, "float64": torch.float64}
+DTYPES = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
 """Names of the dtypes in which a model can be loaded."""
 
 # Weights, configuration and tokenizer: never code, never pickles.
@@ -132,15 +137,19 @@ def _locate(name: str, revision: str | None, manager: PluginManager) -> tuple[Pa
     if folder.is_dir():
         return folder, None
     if folder.exists():
-        raise CheckpointError(f"model {name} is a file: give the folder that holds config.json and the weights")
+        raise CheckpointError(
+            f"model {name} is a file: give the folder that holds config.json and the weights"
+        )
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
     if looks_like_path:
         raise UnknownNameError("model", name, models.names, "A folder of that name does not exist either.")
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES)), None
     except HFValidationError as error:
-        raise UnknownNameError("model", name, models.names, "It is no folder and no hub id either.") from error
-    except Exception as error:  # noqa: BLE001 - the hub client raises many types; the cause is kept and named
+        raise UnknownNameError(
+            "model", name, models.names, "It is no folder and no hub id either."
+        ) from error
+    except Exception as error:
         line = " ".join(str(error).split())
         raise CheckpointError(
             f"model {name!r} is neither an embedded model ({', '.join(models.names)}) nor a folder, and cannot "

@@ -81,7 +81,9 @@ class PictureGrid:
         weights = []
         for view in views:
             x0, y0, x1, y1 = view.rectangles.reshape(-1, 4).to(torch.float64).unbind(-1)
-            across = (torch.minimum(x_edges[1:, None], x1) - torch.maximum(x_edges[:-1, None], x0)).clamp(min=0)
+            across = (torch.minimum(x_edges[1:, None], x1) - torch.maximum(x_edges[:-1, None], x0)).clamp(
+                min=0
+            )
             down = (torch.minimum(y_edges[1:, None], y1) - torch.maximum(y_edges[:-1, None], y0)).clamp(min=0)
             overlap = (down[:, None, :] * across[None, :, :]).flatten(0, 1)
             # Overlapping rectangles of one view may cover a cell more than once: its share is at most all.

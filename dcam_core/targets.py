@@ -19,7 +19,7 @@ __all__ = ["Answer", "AnswerWord", "Target", "decode", "read_answer", "select_ta
 # A word: one character of a script written without spaces, or a run of letters and digits that may hold
 # apostrophes and hyphens; anything else that is not a space is punctuation.
 _CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+(?:['’\-](?:(?![{_CJK}])\w)+)*|[^\w\s]")
+_WORD = re.compile(rf"[{_CJK}]|(?:(?![{_CJK}])\w)+(?:['\u2019\-](?:(?![{_CJK}])\w)+)*|[^\w\s]")
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,9 @@ def otsu_threshold(maps: Tensor) -> Tensor:
     above = 1 - below
     mass_below = (share * levels).cumsum(1)
     mass = mass_below[:, -1:]
-    usable = (torch.minimum(below, above) >= _SMALLEST_CLASS) & (torch.maximum(below, above) <= 1 - _SMALLEST_CLASS)
+    usable = (torch.minimum(below, above) >= _SMALLEST_CLASS) & (
+        torch.maximum(below, above) <= 1 - _SMALLEST_CLASS
+    )
     mean_below = mass_below / below.where(usable, 1)
     mean_above = (mass - mass_below) / above.where(usable, 1)
     between = torch.where(usable, below * above * (mean_below - mean_above).square(), 0)

@@ -69,7 +69,10 @@ def write_coco(scenes: Scenes, folder: Path) -> Path:
             )
     info = {"description": f"dcam generated scenes, split {scenes.split}, size {scenes.size}"}
     listed = [{"id": number, "name": shape} for shape, number in categories.items()]
-    _write(notes / f"instances_{scenes.split}.json", {"info": info, "images": images, "annotations": instances, "categories": listed})
+    _write(
+        notes / f"instances_{scenes.split}.json",
+        {"info": info, "images": images, "annotations": instances, "categories": listed},
+    )
     _write(notes / f"captions_{scenes.split}.json", {"info": info, "images": images, "annotations": captions})
     return folder
 

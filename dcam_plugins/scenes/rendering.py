@@ -156,17 +156,21 @@ def draw_object(canvas: FloatArray, placement: Placement, random: Generator) -> 
     """
     height, width = canvas.shape[:2]
     reach = placement.radius + SHADOW_MARGIN
-    left, right = max(int(placement.x - reach), 0), min(int(placement.x + reach) + 1, width)
-    top, bottom = max(int(placement.y - reach), 0), min(int(placement.y + reach) + 1, height)
-    x = np.arange(left, right)[None, :] + 0.5
-    y = np.arange(top, bottom)[:, None] + 0.5
+    # The window may reach over the picture's edge: the shadow needs the outline there, too.
+    first_x, first_y = int(np.floor(placement.x - reach)), int(np.floor(placement.y - reach))
+    x = np.arange(first_x, int(placement.x + reach) + 1)[None, :] + 0.5
+    y = np.arange(first_y, int(placement.y + reach) + 1)[:, None] + 0.5
     distance = signed_distance(placement, x, y)
+    left, right = max(first_x, 0), min(first_x + x.size, width)
+    top, bottom = max(first_y, 0), min(first_y + y.size, height)
+    inside = (slice(top - first_y, bottom - first_y), slice(left - first_x, right - first_x))
     window = canvas[top:bottom, left:right]
 
     # The shadow is the outline moved down by whole pixels, with a soft edge; np.roll wraps only far-away distances.
     shift = (2 + choose(random, 2), choose(random, 5) - 2)
-    shadow = np.clip(0.5 - np.roll(distance, shift, axis=(0, 1)) / 4, 0, 1) * uniform(random, 0.15, 0.4)
+    shadow = np.clip(0.5 - np.roll(distance, shift, axis=(0, 1))[inside] / 4, 0, 1) * uniform(random, 0.15, 0.4)
     window *= (1 - shadow)[..., None]
+    distance, x, y = distance[inside], x[:, inside[1]], y[inside[0]]
 
     light = uniform(random, 0, 2 * np.pi)
     across = (np.cos(light) * (x - placement.x) + np.sin(light) * (y - placement.y)) / placement.radius

@@ -109,7 +109,9 @@ def _try_placements(size: int, count: int, random: Generator) -> list[Placement]
     return placed
 
 
-def _draw(size: int, random: Generator) -> tuple[NDArray[np.uint8], list[tuple[Placement, NDArray[np.bool_]]]] | None:
+def _draw(
+    size: int, random: Generator
+) -> tuple[NDArray[np.uint8], list[tuple[Placement, NDArray[np.bool_]]]] | None:
     """One attempt at a scene: picture and visible masks, or nothing when it came out too crowded."""
     count = 1 + int(np.searchsorted(np.cumsum(COUNT_WEIGHTS)[:-1], random.random(), side="right"))
     placements = _try_placements(size, count, random)
@@ -151,7 +153,9 @@ class Scenes(Dataset[Scene]):
 
     def __init__(self, split: str, length: int, size: int = 96) -> None:
         if split not in SPLIT_SEEDS:
-            raise SceneError(f"No split named '{split}' among the generated scenes; use one of {', '.join(SPLIT_SEEDS)}.")
+            raise SceneError(
+                f"No split named '{split}' among the generated scenes; use one of {', '.join(SPLIT_SEEDS)}."
+            )
         if length < 1 or size < 32:
             raise SceneError(
                 f"Generated scenes need length >= 1 and size >= 32, but got length={length} and size={size}; "
@@ -174,7 +178,9 @@ class Scenes(Dataset[Scene]):
             IndexError: There is no scene of that index.
         """
         if not 0 <= index < self.length:
-            raise IndexError(f"Scene {index} asked for, but split '{self.split}' has scenes 0 to {self.length - 1}.")
+            raise IndexError(
+                f"Scene {index} asked for, but split '{self.split}' has scenes 0 to {self.length - 1}."
+            )
         random = np.random.default_rng([SPLIT_SEEDS[self.split], index])
         drawn = None
         while drawn is None:

@@ -13,7 +13,7 @@ from pathlib import Path
 # `support` and `benchmarks` are imported from tests/, as pytest does it.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import bench_accuracy, bench_explaining, bench_map_quality, bench_refinement  # noqa: E402
+from benchmarks import bench_accuracy, bench_explaining, bench_map_quality, bench_refinement
 
 BENCHMARKS = {
     "refinement": bench_refinement,
@@ -27,7 +27,9 @@ def main() -> None:
     """Run the benchmarks that are named, or all."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*BENCHMARKS, []], help="which; default: all")
-    parser.add_argument("--out", type=Path, default=Path("build/benchmarks"), help="folder for JSON and Markdown")
+    parser.add_argument(
+        "--out", type=Path, default=Path("build/benchmarks"), help="folder for JSON and Markdown"
+    )
     chosen = parser.parse_args()
     chosen.out.mkdir(parents=True, exist_ok=True)
     for name in chosen.names or BENCHMARKS:

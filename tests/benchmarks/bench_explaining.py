@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import statistics
 import time
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dcam_core import Adapter, Explainer, load_model
+from dcam_core import Adapter, Explainer, Inputs, Trajectory, load_model
 from dcam_core.denoising import denoise
 from dcam_core.targets import read_answer, select_targets
 from dcam_core.untouched import untouched
@@ -39,9 +40,7 @@ def run(*, model: str = "tiny-llada-v", scenes: int = 8, repeats: int = 3) -> di
         "explain_ms", "time_ratio", "generate_mib", "explain_mib", "memory_ratio"}]}, means over the scenes.
     """
     adapter = load_model(model)
-    rows = [
-        _measure(adapter, policy, scenes, repeats) for policy in ("commit", "infill", "first", "all")
-    ]
+    rows = [_measure(adapter, policy, scenes, repeats) for policy in ("commit", "infill", "first", "all")]
     return {
         "what": "explaining all words of an answer against generating it",
         "machine": {
@@ -63,18 +62,14 @@ def _measure(adapter: Adapter, policy: str, scenes: int, repeats: int) -> dict[s
         with torch.no_grad(), untouched(adapter.model):
             inputs = adapter.prepare(picture, PROMPT)
 
-        def generate(inputs: Any = inputs) -> Any:
+        def generate(inputs: Inputs = inputs) -> Trajectory:
             with torch.no_grad(), untouched(adapter.model):
                 return denoise(adapter, inputs, adapter.default_sampler)
 
         trajectory = generate()
         answer = read_answer(trajectory.answer_ids, adapter.tokenizer)
         targets = select_targets(answer, None)
-
-        def explain(inputs: Any = inputs, trajectory: Any = trajectory, answer: Any = answer) -> Any:
-            with untouched(adapter.model):
-                return explainer.explain_run(inputs, trajectory, answer, targets)
-
+        explain = functools.partial(explainer.explain_run, inputs, trajectory, answer, targets)
         explain()
         found = {
             "words": len(targets),

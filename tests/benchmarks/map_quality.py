@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from benchmarks.scenes_answers import SceneAnswer, answers
 from torch import Tensor
 
-from benchmarks.scenes_answers import SceneAnswer, answers
 from dcam_core import Adapter, Explainer, default_manager
 from dcam_core.defaults import CORE_DEFAULTS
 from dcam_core.explanation import stretch_map
@@ -151,7 +151,12 @@ def _readings(
 
 
 def measure_methods(
-    model: Adapter, split: str, count: int, methods: Iterable[tuple[str, str, Sequence[str]]], *, first: int = 0
+    model: Adapter,
+    split: str,
+    count: int,
+    methods: Iterable[tuple[str, str, Sequence[str]]],
+    *,
+    first: int = 0,
 ) -> list[dict[str, Any]]:
     """Mean measures of finished maps, made by the engine as a user would.
 
@@ -162,7 +167,9 @@ def measure_methods(
         methods: (label, method, overrides).
         first: index of the first scene.
     """
-    explainers = [(label, Explainer(model, method, overrides=settings)) for label, method, settings in methods]
+    explainers = [
+        (label, Explainer(model, method, overrides=settings)) for label, method, settings in methods
+    ]
     totals: dict[str, list[Tensor]] = defaultdict(list)
     for case in answers(model, split, count, first=first):
         if not case.named:

@@ -84,7 +84,9 @@ def test_choosing_views():
     inputs = Inputs("", (size,), torch.zeros(1, 9, 2), views, (0, 5))
     assert select_views(inputs, None) == views
     assert [view.name for view in select_views(inputs, ["grid"])] == ["grid"]
-    with pytest.raises(ConfigurationError, match="'tiles' is not a view of this picture: there are base, grid"):
+    with pytest.raises(
+        ConfigurationError, match="'tiles' is not a view of this picture: there are base, grid"
+    ):
         select_views(inputs, ["tiles"])
     with pytest.raises(ConfigurationError, match="views is empty"):
         select_views(inputs, [])

@@ -53,7 +53,9 @@ def test_the_probability_is_that_of_the_decision():
     for target in explanation.targets:
         recorded = run.commit_probabilities[list(target.positions)].prod()
         assert target.probability == pytest.approx(float(recorded), abs=1e-5)
-        assert target.score == pytest.approx(float(run.commit_logits[list(target.positions)].mean()), abs=1e-4)
+        assert target.score == pytest.approx(
+            float(run.commit_logits[list(target.positions)].mean()), abs=1e-4
+        )
 
 
 def test_same_seed_same_maps_bit_for_bit():
@@ -66,7 +68,9 @@ def test_same_seed_same_maps_bit_for_bit():
 
 
 def test_a_target_alone_is_a_target_among_others(explanation):
-    alone = _explainer("probe_layer=0").explain(PICTURE, PROMPT, targets=[explanation.targets[-1].positions[0]])
+    alone = _explainer("probe_layer=0").explain(
+        PICTURE, PROMPT, targets=[explanation.targets[-1].positions[0]]
+    )
     torch.testing.assert_close(alone.raw[0], explanation.raw[-1], atol=1e-6, rtol=1e-4)
 
 

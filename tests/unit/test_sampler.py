@@ -47,7 +47,10 @@ def test_published_schedules(schedule, shift, masked, steps, expected):
 
 
 @given(
-    st.sampled_from(sorted(SCHEDULES)), st.integers(0, 60), st.integers(1, 40), st.sampled_from([0.1, 1 / 3, 1.0, 3.0, 8.0])
+    st.sampled_from(sorted(SCHEDULES)),
+    st.integers(0, 60),
+    st.integers(1, 40),
+    st.sampled_from([0.1, 1 / 3, 1.0, 3.0, 8.0]),
 )
 def test_schedules_commit_every_token_once(schedule, masked, steps, shift):
     chosen = SamplerSettings(answer_length=max(masked, 1), steps=steps, schedule=schedule, shift=shift)

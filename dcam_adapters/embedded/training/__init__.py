@@ -1,4 +1,4 @@
-"""The recipe that trained the shipped checkpoints, from generated scenes to a folder in the published layout."""
+"""The recipe that trained the shipped checkpoints, from generated scenes to a checkpoint folder."""
 
 from dcam_adapters.embedded.training.recipe import train_llada_v
 

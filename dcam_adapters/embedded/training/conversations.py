@@ -49,13 +49,13 @@ def build_tokenizer(shapes: Sequence[str], colours: Sequence[str]) -> PreTrained
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
-        bos_token="<|startoftext|>",
-        eos_token="<|endoftext|>",
-        pad_token="<|endoftext|>",
+        bos_token="<|startoftext|>",  # noqa: S106
+        eos_token="<|endoftext|>",  # noqa: S106
+        pad_token="<|endoftext|>",  # noqa: S106
         unk_token=UNKNOWN,
-        mask_token="<|mdm_mask|>",
+        mask_token="<|mdm_mask|>",  # noqa: S106
         additional_special_tokens=["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
         chat_template=CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,

@@ -63,5 +63,7 @@ def accuracy(
             if kind == "describe":
                 named = named_objects(said)
                 truth = [(colour, shape) for shape, colour in objects]
-                right["objects"] += [place < len(named) and named[place] == one for place, one in enumerate(truth)]
+                right["objects"] += [
+                    place < len(named) and named[place] == one for place, one in enumerate(truth)
+                ]
     return {kind: float(np.mean(values)) for kind, values in right.items()}

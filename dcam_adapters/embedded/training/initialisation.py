@@ -36,27 +36,28 @@ def initialise_tower(tower: SiglipTower, config: VisionConfig) -> None:
     vision = tower.vision_tower.vision_model
     patches = vision.embeddings.patch_embedding
     nn.init.trunc_normal_(patches.weight, std=patches.weight[0].numel() ** -0.5)
-    nn.init.zeros_(patches.bias)
+    vision.embeddings.get_parameter("patch_embedding.bias").zero_()
     positions = POSITION_SCALE * _sine_positions(config.patches_per_side, width)
     vision.embeddings.position_embedding.weight.copy_(positions)
     for layer in vision.encoder.layers:
-        attention = layer.self_attn
+        weight = {name.removesuffix(".weight"): value for name, value in layer.named_parameters()}
         for head in range(heads):
             rows = slice(head * width // heads, (head + 1) * width // heads)
             queries, keys = _factors(_noise(width, QUERY_KEY) + QUERY_KEY * torch.eye(width), width // heads)
-            attention.q_proj.weight[rows], attention.k_proj.weight[rows] = queries.T, keys
+            weight["self_attn.q_proj"][rows], weight["self_attn.k_proj"][rows] = queries.T, keys
         output, values = _factors(_noise(width, VALUE_OUTPUT) - VALUE_OUTPUT * torch.eye(width), width)
-        attention.v_proj.weight.copy_(values)
-        attention.out_proj.weight.copy_(output)
-        nn.init.trunc_normal_(layer.mlp.fc1.weight, std=width**-0.5)
-        nn.init.trunc_normal_(layer.mlp.fc2.weight, std=0.5 * config.intermediate_size**-0.5)
-        for name, parameter in layer.named_parameters():
-            if name.endswith("bias"):
-                nn.init.zeros_(parameter)
+        weight["self_attn.v_proj"].copy_(values)
+        weight["self_attn.out_proj"].copy_(output)
+        nn.init.trunc_normal_(weight["mlp.fc1"], std=width**-0.5)
+        nn.init.trunc_normal_(weight["mlp.fc2"], std=0.5 * config.intermediate_size**-0.5)
+        for name, parameter in weight.items():
+            if name.endswith(".bias"):
+                parameter.zero_()
 
 
 def _noise(width: int, share: float) -> Tensor:
-    return share * torch.randn(width, width) / width**0.5
+    noise: Tensor = share * torch.randn(width, width) / width**0.5
+    return noise
 
 
 def _factors(product: Tensor, rank: int) -> tuple[Tensor, Tensor]:
@@ -71,4 +72,5 @@ def _sine_positions(cells: int, width: int) -> Tensor:
     frequencies = WAVELENGTH ** -(torch.arange(width // 4) / (width // 4))
     row, column = torch.meshgrid(torch.arange(cells), torch.arange(cells), indexing="ij")
     angles = [place.flatten()[:, None] * frequencies for place in (row, column)]
-    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    waves: Tensor = torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+    return waves

@@ -45,6 +45,8 @@ class LanguageStage(L.LightningModule):
         schedule: length and learning rate.
     """
 
+    before: Tensor
+
     def __init__(
         self,
         config: LLaDAVConfig,
@@ -131,10 +133,10 @@ class LanguageStage(L.LightningModule):
         adapter = LLaDAVAdapter(self.model, self.config, self.tokenizer, generation=self.generation)
         with torch.autocast("cpu", enabled=False):
             found = accuracy(adapter, (self.asked[int(i)] for i in batch), self.conversations)
-        self.log_dict({f"validation/{kind}": value for kind, value in found.items()}, prog_bar=True, batch_size=1)
+        self.log_dict(
+            {f"validation/{kind}": value for kind, value in found.items()}, prog_bar=True, batch_size=1
+        )
 
     def configure_optimizers(self) -> Any:
         """AdamW, warm-up and cosine."""
         return optimisers(self, self.schedule)
-
-

@@ -216,7 +216,9 @@ def _fit(
 ) -> None:
     """Train one stage, from its last checkpoint if there is one; its averaged weights are left in it."""
     last = folder / "last.ckpt"
-    start = int(torch.load(last, map_location="cpu", weights_only=False)["global_step"]) if last.is_file() else 0
+    start = (
+        int(torch.load(last, map_location="cpu", weights_only=False)["global_step"]) if last.is_file() else 0
+    )
     trainer = L.Trainer(
         accelerator="cpu",
         precision="bf16-mixed",

@@ -97,7 +97,9 @@ class PromptIds:
         """Ids between the picture and the answer, at most `LONGEST_QUESTION`."""
         ids = self._ids(chat(self.tokenizer, prompt).split(IMAGE)[1])
         if len(ids) > LONGEST_QUESTION:
-            raise ValueError(f"prompt {prompt!r} has {len(ids)} tokens, at most {LONGEST_QUESTION} are trained")
+            raise ValueError(
+                f"prompt {prompt!r} has {len(ids)} tokens, at most {LONGEST_QUESTION} are trained"
+            )
         return ids
 
     def answer(self, text: str) -> list[int]:
@@ -181,13 +183,21 @@ class PackedBatches(IterableDataset[PackedBatch]):
         length = self.prompts.answer_length
         if count == 1:
             asks = random.random() < QUESTION_SHARE
-            said = [self.conversations.question(names, random) if asks else self.conversations.describe(names, random)]
+            said = [
+                self.conversations.question(names, random)
+                if asks
+                else self.conversations.describe(names, random)
+            ]
             masks = [_masked(length, random)]
         else:
             caption = self.conversations.describe(names, random)
             said = [caption, caption, *(self.conversations.question(names, random) for _ in range(count - 2))]
             time, hidden = _masked(length, random)
-            masks = [(time, hidden), (1 - time, ~hidden), *(_masked(length, random) for _ in range(count - 2))]
+            masks = [
+                (time, hidden),
+                (1 - time, ~hidden),
+                *(_masked(length, random) for _ in range(count - 2)),
+            ]
         return [self._segment(*pair, *mask) for pair, mask in zip(said, masks, strict=True)]
 
     def _segment(self, prompt: str, text: str, time: float, hidden: Any) -> tuple[Any, ...]:

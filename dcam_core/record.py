@@ -1,0 +1,95 @@
+"""What is written down about a run: words, targets, model, and the answer as it grew."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dcam_core.explanation import ExplainedTarget, Word
+from dcam_core.targets import decode
+
+if TYPE_CHECKING:
+    from dcam_core.adapter import Adapter
+    from dcam_core.readings import TargetReading
+    from dcam_core.targets import Answer, Target
+    from dcam_core.trajectory import Trajectory
+
+__all__ = ["answer_words", "explained_target", "model_identity", "step_texts"]
+
+BLANK = "\u2581"
+"""Stands for an undecided token: one glyph reads better than the mask token's own name."""
+
+
+def explained_target(
+    target: Target,
+    trajectory: Trajectory,
+    readings: Sequence[TargetReading],
+    scores: Tensor,
+    log_probabilities: Tensor,
+    *,
+    policy: str,
+    notes: Sequence[str],
+) -> ExplainedTarget:
+    """The record of one target.
+
+    Args:
+        target: the word.
+        trajectory: the recorded run.
+        readings: the R readings of this target.
+        scores: [R] value of the gradient target in each.
+        log_probabilities: [R] summed log-probability of the tokens read in each.
+        policy: the mask-step policy.
+        notes: remarks for the reader.
+    """
+    weights = torch.tensor([item.weight for item in readings])
+    # A token that is read in several states counts by its mean: "all" reads every token at every step.
+    reads_per_token = sum(len(item.reading.positions) for item in readings) / len(target.positions)
+    return ExplainedTarget(
+        word=target.word,
+        positions=target.positions,
+        token_ids=target.token_ids,
+        tokens=target.tokens,
+        commit_steps=tuple(int(trajectory.commit_steps[p]) for p in target.positions),
+        probed_steps=tuple(item.step for item in readings),
+        state=policy,
+        probability=float((log_probabilities.sum() / reads_per_token).exp().clamp(0, 1)),
+        score=float((scores * weights).sum()),
+        notes=tuple(notes),
+    )
+
+
+def answer_words(answer: Answer, trajectory: Trajectory) -> tuple[Word, ...]:
+    """The answer's words, with the step that completed each."""
+    words = []
+    for word in answer.words:
+        step = max(int(trajectory.commit_steps[position]) for position in word.positions)
+        words.append(Word(word.text, word.start, word.stop, word.positions, step if step >= 0 else None))
+    return tuple(words)
+
+
+def model_identity(adapter: Adapter) -> dict[str, Any]:
+    """Which model answered."""
+    return {
+        "name": adapter.name,
+        "family": adapter.family,
+        "source": None if adapter.folder is None else str(adapter.folder),
+        "class": type(adapter.model).__name__,
+        "parameters": sum(parameter.numel() for parameter in adapter.model.parameters()),
+        "dtype": str(adapter.dtype).removeprefix("torch."),
+        "device": str(adapter.device),
+    }
+
+
+def step_texts(adapter: Adapter, trajectory: Trajectory) -> tuple[str, ...]:
+    """The answer region as text after every step, undecided tokens as `BLANK`."""
+
+    def text(token: int) -> str:
+        if token == adapter.mask_token_id:
+            return BLANK
+        return str(token) if adapter.tokenizer is None else decode(adapter.tokenizer, [token]).strip()
+
+    states = trajectory.states[1:, : trajectory.answer_length].tolist()
+    return tuple(" ".join(map(text, ids)) for ids in states)
