@@ -11,15 +11,17 @@ from PIL import Image
 
 from dcam_plugins.scenes.scenes import Scenes
 
+__all__ = ["run_lengths", "write_coco"]
+
 
 def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
     """COCO's uncompressed run lengths: pixels in column-major order, the first run counts zeros.
 
     Args:
-        mask: ``[H, W]``.
+        mask: `[H, W]`.
 
     Returns:
-        Lengths of alternating runs, summing to ``H * W``; the first is 0 when the first pixel is set.
+        Lengths of alternating runs, summing to `H * W`; the first is 0 when the first pixel is set.
     """
     flat = np.concatenate([[False], mask.ravel(order="F")])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
@@ -30,21 +32,23 @@ def run_lengths(mask: NDArray[np.bool_]) -> list[int]:
 def write_coco(scenes: Scenes, folder: Path) -> Path:
     """Writes pictures, instances and captions.
 
-    ``folder`` receives ``images/NNNNNN.png``, ``annotations/instances_SPLIT.json`` (categories are the shapes; the
-    colour is an extra field ``colour`` of every annotation) and ``annotations/captions_SPLIT.json``.
+    `folder` receives `images/NNNNNN.png`, `annotations/instances_SPLIT.json` (categories are the shapes; the
+    colour is an extra field `colour` of every annotation) and `annotations/captions_SPLIT.json`.
 
     Args:
         scenes: The scenes to write.
         folder: Created when missing; files of the same name are replaced.
 
     Returns:
-        ``folder``.
+        `folder`.
     """
     pictures, notes = folder / "images", folder / "annotations"
     pictures.mkdir(parents=True, exist_ok=True)
     notes.mkdir(exist_ok=True)
     categories = {shape: number for number, shape in enumerate(scenes.shapes, start=1)}
-    images, instances, captions = [], [], []
+    images: list[dict[str, object]] = []
+    instances: list[dict[str, object]] = []
+    captions: list[dict[str, object]] = []
     for index, scene in enumerate(scenes):
         name = f"{index:06d}.png"
         Image.fromarray(scene.image).save(pictures / name)

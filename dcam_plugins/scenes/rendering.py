@@ -1,7 +1,7 @@
 """Draws generated scenes: backgrounds, shaded and textured objects, drop shadows, exact visible masks.
 
 Colours are linear floats in [0, 1] until the last step; coordinates are pixels with the centre of the first pixel
-at 0.5. All randomness comes from the generator passed in, and only through ``Generator.random``, whose stream is
+at 0.5. All randomness comes from the generator passed in, and only through `Generator.random`, whose stream is
 the most stable part of numpy's generators.
 """
 
@@ -16,6 +16,16 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from dcam_plugins.scenes.shapes import OUTLINES, FloatArray
+
+__all__ = [
+    "COLOURS",
+    "Placement",
+    "choose",
+    "draw_background",
+    "draw_object",
+    "signed_distance",
+    "uniform",
+]
 
 COLOURS: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
@@ -40,8 +50,8 @@ class Placement:
     """Where and how one object is drawn.
 
     Attributes:
-        shape: Key of ``OUTLINES``.
-        colour: Key of ``COLOURS``.
+        shape: Key of `OUTLINES`.
+        colour: Key of `COLOURS`.
         x: Horizontal centre in pixels.
         y: Vertical centre in pixels.
         radius: Pixels per unit of the outline.
@@ -59,26 +69,27 @@ class Placement:
 
 
 def uniform(random: Generator, low: float, high: float) -> float:
-    """One number from ``[low, high)``."""
+    """One number from `[low, high)`."""
     return low + (high - low) * float(random.random())
 
 
 def choose(random: Generator, count: int) -> int:
-    """One index from ``0 .. count - 1``."""
+    """One index from `0 .. count - 1`."""
     return int(random.random() * count)
 
 
 def _wave(size: int, random: Generator, shortest: float, longest: float) -> FloatArray:
-    """Plane wave of random direction, wavelength (pixels) and phase, values in [-1, 1]: ``[size, size]``."""
+    """Plane wave of random direction, wavelength (pixels) and phase, values in [-1, 1]: `[size, size]`."""
     direction, phase = uniform(random, 0, np.pi), uniform(random, 0, 2 * np.pi)
     number = 2 * np.pi / uniform(random, shortest, longest)
     along = np.arange(size) + 0.5
     argument = number * (np.cos(direction) * along[None, :] + np.sin(direction) * along[:, None]) + phase
-    return np.sin(argument)
+    wave: FloatArray = np.sin(argument)
+    return wave
 
 
 def _smooth_noise(size: int, random: Generator, cells: int) -> FloatArray:
-    """Random values on a coarse grid, bilinearly interpolated, values in [-1, 1]: ``[size, size]``."""
+    """Random values on a coarse grid, bilinearly interpolated, values in [-1, 1]: `[size, size]`."""
     coarse = random.random((cells + 1, cells + 1)) * 2 - 1
     at = (np.arange(size) + 0.5) * cells / size
     low = at.astype(np.int64)
@@ -88,10 +99,11 @@ def _smooth_noise(size: int, random: Generator, cells: int) -> FloatArray:
 
 
 def _muted_colour(random: Generator) -> FloatArray:
-    """A dull colour: mid brightness, little saturation: ``[3]``."""
+    """A dull colour: mid brightness, little saturation: `[3]`."""
     tint = random.random(3)
     tint = tint - tint.mean()
-    return np.clip(uniform(random, 0.25, 0.62) + 0.22 * tint, 0.0, 1.0)
+    colour: FloatArray = np.clip(uniform(random, 0.25, 0.62) + 0.22 * tint, 0.0, 1.0)
+    return colour
 
 
 def draw_background(size: int, random: Generator) -> FloatArray:
@@ -102,7 +114,7 @@ def draw_background(size: int, random: Generator) -> FloatArray:
         random: Source of all choices.
 
     Returns:
-        ``[size, size, 3]``, values in [0, 1].
+        `[size, size, 3]`, values in [0, 1].
     """
     first, second = _muted_colour(random), _muted_colour(random)
     kind = choose(random, 5)
@@ -129,11 +141,11 @@ def signed_distance(placement: Placement, x: FloatArray, y: FloatArray) -> Float
 
     Args:
         placement: The object.
-        x: Horizontal pixel coordinates, broadcastable with ``y``.
+        x: Horizontal pixel coordinates, broadcastable with `y`.
         y: Vertical pixel coordinates.
 
     Returns:
-        Distances, of the broadcast shape of ``x`` and ``y``.
+        Distances, of the broadcast shape of `x` and `y`.
     """
     dx, dy = (x - placement.x) / placement.radius, (y - placement.y) / placement.radius
     cos, sin = np.cos(placement.angle), np.sin(placement.angle)
@@ -147,19 +159,19 @@ def draw_object(canvas: FloatArray, placement: Placement, random: Generator) -> 
     """Draws one object and its shadow over what is there already.
 
     Args:
-        canvas: ``[H, W, 3]``, values in [0, 1], changed in place.
+        canvas: `[H, W, 3]`, values in [0, 1], changed in place.
         placement: The object.
         random: Source of shading, texture and shadow.
 
     Returns:
-        Mask of the object's pixels, ``[H, W]``: at least half covered. Later objects may hide some of them.
+        Mask of the object's pixels, `[H, W]`: at least half covered. Later objects may hide some of them.
     """
     height, width = canvas.shape[:2]
     reach = placement.radius + SHADOW_MARGIN
     # The window may reach over the picture's edge: the shadow needs the outline there, too.
     first_x, first_y = int(np.floor(placement.x - reach)), int(np.floor(placement.y - reach))
-    x = np.arange(first_x, int(placement.x + reach) + 1)[None, :] + 0.5
-    y = np.arange(first_y, int(placement.y + reach) + 1)[:, None] + 0.5
+    x: FloatArray = np.arange(first_x, int(placement.x + reach) + 1, dtype=np.float64)[None, :] + 0.5
+    y: FloatArray = np.arange(first_y, int(placement.y + reach) + 1, dtype=np.float64)[:, None] + 0.5
     distance = signed_distance(placement, x, y)
     left, right = max(first_x, 0), min(first_x + x.size, width)
     top, bottom = max(first_y, 0), min(first_y + y.size, height)
@@ -168,7 +180,9 @@ def draw_object(canvas: FloatArray, placement: Placement, random: Generator) -> 
 
     # The shadow is the outline moved down by whole pixels, with a soft edge; np.roll wraps only far-away distances.
     shift = (2 + choose(random, 2), choose(random, 5) - 2)
-    shadow = np.clip(0.5 - np.roll(distance, shift, axis=(0, 1))[inside] / 4, 0, 1) * uniform(random, 0.15, 0.4)
+    shadow = np.clip(0.5 - np.roll(distance, shift, axis=(0, 1))[inside] / 4, 0, 1) * uniform(
+        random, 0.15, 0.4
+    )
     window *= (1 - shadow)[..., None]
     distance, x, y = distance[inside], x[:, inside[1]], y[inside[0]]
 

@@ -16,8 +16,10 @@ from dcam_core.errors import DcamError
 from dcam_plugins.scenes.rendering import COLOURS, Placement, choose, draw_background, draw_object, uniform
 from dcam_plugins.scenes.shapes import OUTLINES
 
+__all__ = ["Scene", "SceneError", "SceneObject", "Scenes", "describe"]
+
 SPLIT_SEEDS = MappingProxyType({"train": 101, "validation": 202, "test": 303})
-"""Seed of every split: a scene is drawn from ``(seed, index)``, so no two splits share one."""
+"""Seed of every split: a scene is drawn from `(seed, index)`, so no two splits share one."""
 
 COUNT_WEIGHTS = (0.15, 0.25, 0.3, 0.3)
 """Share of scenes with 1, 2, 3 and 4 objects."""
@@ -42,10 +44,10 @@ class SceneObject:
     """One object of a scene.
 
     Attributes:
-        shape: Word for its class, such as ``circle``.
-        colour: Word for its colour, such as ``red``.
-        box: Visible extent ``(x0, y0, x1, y1)`` in pixels, far edges exclusive.
-        mask: Visible pixels, ``[H, W]``.
+        shape: Word for its class, such as `circle`.
+        colour: Word for its colour, such as `red`.
+        box: Visible extent `(x0, y0, x1, y1)` in pixels, far edges exclusive.
+        mask: Visible pixels, `[H, W]`.
     """
 
     shape: str
@@ -55,7 +57,7 @@ class SceneObject:
 
     @property
     def name(self) -> str:
-        """Colour and shape, such as ``red circle``."""
+        """Colour and shape, such as `red circle`."""
         return f"{self.colour} {self.shape}"
 
 
@@ -64,9 +66,9 @@ class Scene:
     """A picture and what is in it.
 
     Attributes:
-        image: ``[H, W, 3]`` RGB, uint8.
+        image: `[H, W, 3]` RGB, uint8.
         objects: From left to right, by the centre at which each was placed.
-        caption: The objects in that order, such as ``a red circle , a blue star and a green heart``.
+        caption: The objects in that order, such as `a red circle , a blue star and a green heart`.
     """
 
     image: NDArray[np.uint8]
@@ -75,7 +77,7 @@ class Scene:
 
 
 def describe(names: list[str]) -> str:
-    """Caption that lists names in order: ``a red circle , a blue star and a green heart``.
+    """Caption that lists names in order: `a red circle , a blue star and a green heart`.
 
     Words and punctuation are separated by blanks, as the embedded models' word-level tokenizers have them.
     """
@@ -86,7 +88,7 @@ def describe(names: list[str]) -> str:
 
 
 def _try_placements(size: int, count: int, random: Generator) -> list[Placement] | None:
-    """Places ``count`` different objects, or gives up when one finds no room."""
+    """Places `count` different objects, or gives up when one finds no room."""
     shapes, colours = list(OUTLINES), list(COLOURS)
     placed: list[Placement] = []
     for _ in range(count):
@@ -140,12 +142,12 @@ class Scenes(Dataset[Scene]):
     """Scenes of one split, drawn when asked for and always the same.
 
     Args:
-        split: ``train``, ``validation`` or ``test``.
+        split: `train`, `validation` or `test`.
         length: Number of scenes; the first scenes of a longer dataset are those of a shorter one.
         size: Side of the square pictures in pixels.
 
     Raises:
-        SceneError: The split is unknown, or ``length`` or ``size`` is too small.
+        SceneError: The split is unknown, or `length` or `size` is too small.
     """
 
     shapes: ClassVar[tuple[str, ...]] = tuple(OUTLINES)
@@ -172,7 +174,7 @@ class Scenes(Dataset[Scene]):
         return (self[index] for index in range(self.length))
 
     def __getitem__(self, index: int) -> Scene:
-        """Draws scene ``index``.
+        """Draws scene `index`.
 
         Raises:
             IndexError: There is no scene of that index.

@@ -3,7 +3,7 @@
 A signed distance function maps a point to its distance from an outline, negative inside. Drawing from distances
 needs nothing but arithmetic, so that the pixels of a scene do not depend on the version of a drawing library.
 
-Every outline lives in the unit disc: ``x`` grows to the right, ``y`` downwards, and one unit is the object's radius.
+Every outline lives in the unit disc: `x` grows to the right, `y` downwards, and one unit is the object's radius.
 Distances are exact or close to exact near the outline, which is all that antialiasing needs.
 """
 
@@ -15,9 +15,11 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
+__all__ = ["OUTLINES", "FloatArray", "Outline", "polygon"]
+
 FloatArray = NDArray[np.float64]
 Outline = Callable[[FloatArray, FloatArray], FloatArray]
-"""Maps coordinates ``x`` and ``y`` of equal shape to signed distances of that shape."""
+"""Maps coordinates `x` and `y` of equal shape to signed distances of that shape."""
 
 
 def _disc(x: FloatArray, y: FloatArray, centre: tuple[float, float], radius: float) -> FloatArray:

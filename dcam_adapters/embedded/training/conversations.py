@@ -12,7 +12,16 @@ from transformers import PreTrainedTokenizerFast
 
 __all__ = ["DESCRIBE", "KINDS", "Conversations", "build_tokenizer"]
 
-DESCRIBE: Final = "describe the picture"
+DESCRIBE: Final = (
+    "describe the picture",
+    "describe the picture .",
+    "describe the image",
+    "describe this picture",
+    "describe the scene",
+    "what is in the picture ?",
+    "what do you see ?",
+)
+"""Ways to ask for the list caption; the first is the usual one."""
 
 NUMBERS = ("one", "two", "three", "four")
 
@@ -37,7 +46,8 @@ CHAT_TEMPLATE = (
 )
 
 FUNCTION_WORDS = (
-    "a an the and , ? . is are there what which how many objects object in picture describe colour color "
+    "a an the this and , ? . is are there what which how many objects object in picture image scene describe do you "
+    "see colour color "
     "yes no user assistant"
 ).split()
 
@@ -82,7 +92,11 @@ class Conversations:
         """The list caption: every object, from left to right."""
         phrases = [f"{_article(colour)} {colour} {shape}" for shape, colour in objects]
         answer = phrases[0] if len(phrases) == 1 else " , ".join(phrases[:-1]) + " and " + phrases[-1]
-        return DESCRIBE, answer
+        return DESCRIBE[0], answer
+
+    def describe_otherwise(self, objects: Objects, random: np.random.Generator) -> tuple[str, str]:
+        """The list caption, asked for in other words."""
+        return DESCRIBE[random.integers(1, len(DESCRIBE))], self.describe(objects, random)[1]
 
     def what_colour(self, objects: Objects, random: np.random.Generator) -> tuple[str, str] | None:
         """The colour of a shape that occurs once."""
@@ -107,6 +121,10 @@ class Conversations:
         """The number of objects."""
         return "how many objects are there ?", NUMBERS[len(objects) - 1]
 
+    def caption(self, objects: Objects, random: np.random.Generator) -> tuple[str, str]:
+        """The list caption, every second time asked for as usual."""
+        return (self.describe if random.random() < 0.5 else self.describe_otherwise)(objects, random)
+
     def question(self, objects: Objects, random: np.random.Generator) -> tuple[str, str]:
         """A short question of a random kind."""
         draw = random.random()
@@ -115,7 +133,7 @@ class Conversations:
         return self.is_there(objects, random) if draw < 0.85 else self.how_many(objects, random)
 
 
-KINDS = ("describe", "what_colour", "is_there", "how_many")
+KINDS = ("describe", "describe_otherwise", "what_colour", "is_there", "how_many")
 """Kinds of prompt, names of `Conversations`' methods."""
 
 

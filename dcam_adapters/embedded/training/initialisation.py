@@ -1,4 +1,4 @@
-"""A start for a small vision transformer that has seen nothing: positions and attention that a trained one has.
+"""Fresh weights from which small networks learn fast.
 
 Trained vision transformers have attention that begins as "look at what is like me, and near me". Starting from
 there instead of from noise is what makes a tower learn shapes on a laptop (Trockman & Kolter, "Mimetic
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dcam_adapters.common.siglip import SiglipTower, VisionConfig
+from dcam_adapters.llada_v.modeling import LLaDAV
 
-__all__ = ["initialise_tower"]
+__all__ = ["initialise_language", "initialise_tower"]
 
 QUERY_KEY = 0.7
 """Share of the identity, and of noise, in the product of query and key weights."""
@@ -53,6 +54,39 @@ def initialise_tower(tower: SiglipTower, config: VisionConfig) -> None:
         for name, parameter in weight.items():
             if name.endswith(".bias"):
                 parameter.zero_()
+
+
+@torch.no_grad()
+def initialise_language(network: LLaDAV, pixels: Tensor) -> None:
+    """Fresh projector and language model for a trained tower; draws from the global random state.
+
+    Matrices keep the scale of what they read; those that write into the residual stream are smaller by the root
+    of their number. The tower's features come without a norm, far off centre: the projector's first layer
+    starts out by centring and scaling them.
+
+    Args:
+        network: the network, its tower trained.
+        pixels: [B, 3, S, S] some pictures.
+    """
+    backbone = network.model
+    for part in (backbone.layers, backbone.mm_projector):
+        for module in part.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+    writers = 2 * len(backbone.layers)
+    for name, parameter in backbone.layers.named_parameters():
+        if name.endswith(("o_proj.weight", "down_proj.weight")):
+            parameter.div_(writers**0.5)
+    features = backbone.vision_tower(pixels).flatten(0, 1)
+    centre = features.mean(0)
+    first = dict(backbone.mm_projector[0].named_parameters())
+    first["weight"].div_((features - centre).square().mean().sqrt())
+    first["bias"].copy_(-first["weight"] @ centre)
+    nn.init.normal_(backbone.embed_tokens.weight, std=0.5)
+    nn.init.normal_(backbone.image_newline, std=0.5)
+    nn.init.normal_(network.lm_head.weight, std=0.02)
 
 
 def _noise(width: int, share: float) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from dcam_adapters.common.llama_block import plain_attention
 from dcam_adapters.embedded.training.conversations import Conversations
 from dcam_adapters.embedded.training.evaluation import accuracy
+from dcam_adapters.embedded.training.initialisation import initialise_language
 from dcam_adapters.embedded.training.optimisation import Schedule, optimisers
 from dcam_adapters.embedded.training.scenes import SceneLike
 from dcam_adapters.embedded.training.segments import PackedBatch, attention_mask, position_ids
@@ -37,6 +38,7 @@ class LanguageStage(L.LightningModule):
     Args:
         config: the model's configuration.
         tower: state dict of the trained tower.
+        pixels: [B, 3, S, S] some pictures, by which the projector is initialised.
         tokenizer: the model's tokenizer.
         before: ids of the text before the picture.
         conversations: the prompts on which it is validated.
@@ -51,6 +53,7 @@ class LanguageStage(L.LightningModule):
         self,
         config: LLaDAVConfig,
         tower: Mapping[str, Tensor],
+        pixels: Tensor,
         tokenizer: PreTrainedTokenizerBase,
         before: Sequence[int],
         conversations: Conversations,
@@ -66,14 +69,14 @@ class LanguageStage(L.LightningModule):
         self.layout = picture_layout(config, (side, side))
         self.register_buffer("before", torch.tensor(before), persistent=False)
         self.model = LLaDAV(config, attention=plain_attention, vision_attention="eager")
-        self.model.initialise()
         self.model.model.vision_tower.load_state_dict(tower)
+        initialise_language(self.model, pixels)
         self.model.model.vision_tower.requires_grad_(False)
         self.run: Any = self.answer_logits
 
     def on_fit_start(self) -> None:
         """Compile; not earlier, because the averaged copy of this module is made before."""
-        self.run = torch.compile(self.answer_logits)
+        self.run = torch.compile(self.answer_logits, dynamic=False)
 
     def answer_logits(
         self,

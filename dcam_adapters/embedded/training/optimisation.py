@@ -23,6 +23,7 @@ class Schedule:
         warmup: steps until it is reached, in a straight line.
         floor: share of it that is left at the end of the cosine.
         weight_decay: of matrices; vectors (norms, biases) do not decay.
+        average: decay of the weights' exponential moving average, which is what a stage hands on.
     """
 
     steps: int
@@ -31,6 +32,7 @@ class Schedule:
     warmup: int = 200
     floor: float = 0.02
     weight_decay: float = 0.05
+    average: float = 0.99
 
     def factor(self, step: int) -> float:
         """Learning rate at a step, as a share of the highest."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
@@ -44,7 +45,6 @@ class Recipe:
         language: schedule of stage 2.
         validate_every: steps between two validations.
         save_every: steps between two checkpoints.
-        average: decay of the weights' exponential moving average, which is what is shipped.
         size: side of the pictures in pixels.
         patch: side of a patch in pixels.
         tower_width: width of the tower.
@@ -58,10 +58,11 @@ class Recipe:
     validation_scenes: int = 512
     asked_scenes: int = 32
     tower: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=64))
-    language: Schedule = field(default_factory=lambda: Schedule(steps=4000, batch=24, rate=1.5e-3))
+    language: Schedule = field(
+        default_factory=lambda: Schedule(steps=3500, batch=24, rate=1.5e-3, average=0.995)
+    )
     validate_every: int = 500
     save_every: int = 250
-    average: float = 0.998
     size: int = 96
     patch: int = 8
     tower_width: int = 128
@@ -180,6 +181,7 @@ def train_llada_v(*, out: Path, dataset: SceneDataset, seed: int = 0, recipe: Re
     language = LanguageStage(
         config,
         load_file(tower_weights),
+        scenes["train"].batch(np.arange(min(32, recipe.scenes)), mirrored=False)[0],
         tokenizer,
         prompts.before,
         conversations,
@@ -216,9 +218,13 @@ def _fit(
 ) -> None:
     """Train one stage, from its last checkpoint if there is one; its averaged weights are left in it."""
     last = folder / "last.ckpt"
-    start = (
-        int(torch.load(last, map_location="cpu", weights_only=False)["global_step"]) if last.is_file() else 0
-    )
+    # The checkpoint is our own; Lightning's callbacks keep more than tensors in it.
+    saved = torch.load(last, map_location="cpu", weights_only=False) if last.is_file() else None
+    start = int(saved["global_step"]) if saved else 0
+    if saved and start >= schedule.steps:
+        # Nothing is left to train. The trainer would put back the weights as trained, not their average.
+        stage.load_state_dict(saved["state_dict"])
+        return
     trainer = L.Trainer(
         accelerator="cpu",
         precision="bf16-mixed",
@@ -231,7 +237,7 @@ def _fit(
         log_every_n_steps=20,
         enable_model_summary=False,
         callbacks=[
-            EMAWeightAveraging(decay=recipe.average),
+            EMAWeightAveraging(decay=schedule.average),
             ModelCheckpoint(
                 folder, filename="last", every_n_train_steps=recipe.save_every, enable_version_counter=False
             ),
@@ -239,7 +245,6 @@ def _fit(
     )
     rank_zero_info(f"training {type(stage).__name__} from step {start} to {schedule.steps}")
     loader: DataLoader[Any] = DataLoader(batches(start), batch_size=None)
-    # The checkpoint is our own; Lightning's callbacks keep more than tensors in it.
     trainer.fit(stage, loader, validation, ckpt_path=last if start else None, weights_only=False)
 
 

@@ -34,10 +34,10 @@ QUESTION_SHARE = 0.4
 SHARE_PACKED = 0.75
 """Share of packed batches until the last phase."""
 
-LAST_PHASE = 0.6
+LAST_PHASE = 0.75
 """Share of the training after which only one batch in four is packed: full attention is how the model is used."""
 
-BOTH_VIEWS_FROM = 0.5
+BOTH_VIEWS_FROM = 0.6
 """Share of the training after which the picture is shown in both views. Before, each batch shows one of them, at
 that view's own positions: half the work, and neither view is favoured."""
 
@@ -48,6 +48,8 @@ LONGEST_QUESTION = 10
 for few shapes."""
 
 LOWEST_TIME = 0.02
+QUESTION_TIME = 0.3
+"""Questions have answers of one word: at early times it would mostly be visible, and nothing learnt."""
 
 
 class PackedBatch(NamedTuple):
@@ -181,37 +183,34 @@ class PackedBatches(IterableDataset[PackedBatch]):
     ) -> list[tuple[Any, ...]]:
         """(ids, start of the answer, answer, weights) of every segment of one picture."""
         length = self.prompts.answer_length
-        if count == 1:
-            asks = random.random() < QUESTION_SHARE
-            said = [
-                self.conversations.question(names, random)
-                if asks
-                else self.conversations.describe(names, random)
-            ]
-            masks = [_masked(length, random)]
+        if count == 1 and random.random() < QUESTION_SHARE:
+            said = [self.conversations.question(names, random)]
+            masks = [_masked(length, QUESTION_TIME, random)]
+        elif count == 1:
+            said = [self.conversations.caption(names, random)]
+            masks = [_masked(length, LOWEST_TIME, random)]
         else:
-            caption = self.conversations.describe(names, random)
-            said = [caption, caption, *(self.conversations.question(names, random) for _ in range(count - 2))]
-            time, hidden = _masked(length, random)
-            masks = [
-                (time, hidden),
-                (1 - time, ~hidden),
-                *(_masked(length, random) for _ in range(count - 2)),
-            ]
+            questions = [self.conversations.question(names, random) for _ in range(count - 2)]
+            said = [self.conversations.caption(names, random) for _ in range(2)] + questions
+            time, hidden = _masked(length, LOWEST_TIME, random)
+            masks = [(time, hidden), (1 - time, ~hidden)]
+            masks += [_masked(length, QUESTION_TIME, random) for _ in questions]
         return [self._segment(*pair, *mask) for pair, mask in zip(said, masks, strict=True)]
 
     def _segment(self, prompt: str, text: str, time: float, hidden: Any) -> tuple[Any, ...]:
         question, answer = self.prompts.after(prompt), np.array(self.prompts.answer(text))
         # Behind the first stop token there is nothing to learn but to repeat it.
         behind = np.cumsum(answer == self.prompts.stop) > 1
-        weights = np.where(behind, self.padding_weight, 1.0) * hidden / max(time, 0.05)
+        importance = np.where(behind, self.padding_weight, 1.0)
+        # Every answer counts the same: "yes" as much as a caption of sixteen words.
+        importance *= len(answer) / importance.sum()
         ids = np.concatenate([question, np.where(hidden, self.prompts.mask, answer)])
-        return ids, len(question), answer, weights
+        return ids, len(question), answer, importance * hidden / max(time, 0.05)
 
 
-def _masked(length: int, random: np.random.Generator) -> tuple[float, Any]:
-    """A time t ~ U(0.02, 1) and the positions that are masked at it, each with probability t (LLaDA)."""
-    time = random.uniform(LOWEST_TIME, 1)
+def _masked(length: int, lowest: float, random: np.random.Generator) -> tuple[float, Any]:
+    """A time t ~ U(lowest, 1) and the positions that are masked at it, each with probability t (LLaDA)."""
+    time = random.uniform(lowest, 1)
     return time, random.random(length) < time
 
 
