@@ -255,6 +255,7 @@ def _export(stage: LanguageStage, values: dict[str, Any], recipe: Recipe, folder
     new.mkdir(parents=True)
     weights = {name: value.half() for name, value in stage.model.state_dict().items()}
     save_file(_contiguous(weights), new / "model.safetensors", metadata={"format": "pt"})
+    (new / "model.safetensors").chmod(0o644)  # written as a private file
     (new / "config.json").write_text(json.dumps(values, indent=1) + "\n")
     (new / "generation_config.json").write_text(json.dumps(recipe.generation, indent=1) + "\n")
     stage.tokenizer.save_pretrained(str(new))
