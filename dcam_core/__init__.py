@@ -23,19 +23,19 @@ _EXPORTS = {
     "Attribution": "attribution",
     "DcamError": "errors",
     "Explainer": "explainer",
-    "Explanation": "explanation",
-    "GradientTarget": "gradient_targets",
+    "Explanation": "results.explanation",
+    "GradientTarget": "probing.gradient_targets",
     "ImageView": "inputs",
     "Inputs": "inputs",
     "PluginManager": "plugins",
-    "ProbeState": "mask_steps",
+    "ProbeState": "probing.mask_steps",
     "Refiner": "refiner",
     "RefinerContext": "refiner",
     "SamplerSettings": "denoising.settings",
-    "Trajectory": "trajectory",
+    "Trajectory": "denoising.trajectory",
     "default_manager": "plugins",
     "hookimpl": "hookspecs",
-    "load_explanation": "explanation",
+    "load_explanation": "results.explanation",
     "load_model": "models",
     "wrap_model": "models",
 }
@@ -67,17 +67,17 @@ if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
     from dcam_core.attribution import Attribution
     from dcam_core.denoising.settings import SamplerSettings
+    from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.errors import DcamError
     from dcam_core.explainer import Explainer
-    from dcam_core.explanation import Explanation, load_explanation
-    from dcam_core.gradient_targets import GradientTarget
     from dcam_core.hookspecs import hookimpl
     from dcam_core.inputs import ImageView, Inputs
-    from dcam_core.mask_steps import ProbeState
     from dcam_core.models import load_model, wrap_model
     from dcam_core.plugins import PluginManager, default_manager
+    from dcam_core.probing.gradient_targets import GradientTarget
+    from dcam_core.probing.mask_steps import ProbeState
     from dcam_core.refiner import Refiner, RefinerContext
-    from dcam_core.trajectory import Trajectory
+    from dcam_core.results.explanation import Explanation, load_explanation
 
 
 def __getattr__(name: str) -> Any:

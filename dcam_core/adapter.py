@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from dcam_core.denoising.sampler import DenoisingStep, denoise
 from dcam_core.denoising.settings import SamplerSettings
+from dcam_core.denoising.trajectory import Trajectory
 from dcam_core.errors import ConfigurationError
 from dcam_core.inputs import Inputs
-from dcam_core.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -14,23 +14,23 @@ from torch import Tensor
 
 import dcam_core
 from dcam_core.adapter import Adapter
-from dcam_core.defaults import CORE_DEFAULTS
 from dcam_core.denoising.sampler import DenoisingStep
+from dcam_core.denoising.trajectory import Trajectory
 from dcam_core.errors import ConfigurationError, PluginError
-from dcam_core.explanation import ExplainedTarget, Explanation
 from dcam_core.method import Method, resolve_method
 from dcam_core.models import load_model
-from dcam_core.normalise import min_max
 from dcam_core.picture import read_picture
-from dcam_core.picture_grid import PictureGrid, select_views
 from dcam_core.plugins import default_manager
-from dcam_core.probe import Probed, probe
-from dcam_core.readings import TargetReading, plan_readings
-from dcam_core.record import answer_words, explained_target, model_identity, step_texts
+from dcam_core.probing.defaults import CORE_DEFAULTS
+from dcam_core.probing.normalise import min_max
+from dcam_core.probing.picture_grid import PictureGrid, select_views
+from dcam_core.probing.probe import Probed, probe
+from dcam_core.probing.readings import TargetReading, plan_readings
+from dcam_core.probing.targets import Answer, Target, read_answer, select_targets
+from dcam_core.probing.untouched import untouched
 from dcam_core.refiner import Refiner, RefinerContext
-from dcam_core.targets import Answer, Target, read_answer, select_targets
-from dcam_core.trajectory import Trajectory
-from dcam_core.untouched import untouched
+from dcam_core.results.explanation import ExplainedTarget, Explanation
+from dcam_core.results.record import answer_words, explained_target, model_identity, step_texts
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from dcam_core.attribution import Attribution
     from dcam_core.inputs import Inputs
     from dcam_core.plugins import PluginManager
-    from dcam_core.registry import Registry
+    from dcam_core.plugins.registry import Registry
 
 __all__ = ["ExplainedRun", "Explainer", "Progress"]
 
@@ -201,8 +201,8 @@ class Explainer:
         Args:
             inputs: the prepared prompt.
             trajectory: the recorded run.
-            answer: its answer, from `dcam_core.targets.read_answer`.
-            targets: words of it, from `dcam_core.targets.select_targets`.
+            answer: its answer, from `dcam_core.probing.targets.read_answer`.
+            targets: words of it, from `dcam_core.probing.targets.select_targets`.
             progress: called after every batch of replayed states.
 
         Raises:

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from dcam_core.adapter import Adapter, Layer
     from dcam_core.denoising import DenoisingStep
-    from dcam_core.explanation import Explanation
-    from dcam_core.gradient_targets import GradientTarget
-    from dcam_core.mask_steps import ProbeState
-    from dcam_core.targets import Target
-    from dcam_core.trajectory import Trajectory
+    from dcam_core.denoising.trajectory import Trajectory
+    from dcam_core.probing.gradient_targets import GradientTarget
+    from dcam_core.probing.mask_steps import ProbeState
+    from dcam_core.probing.targets import Target
+    from dcam_core.results.explanation import Explanation
 
 __all__ = ["PROJECT", "Register", "hookimpl", "hookspec"]
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from dcam_core.denoising.settings import SamplerSettings
 from dcam_core.errors import ConfigurationError, UsageError
 from dcam_core.models import load_model
-from dcam_core.untouched import untouched
+from dcam_core.probing.untouched import untouched
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter

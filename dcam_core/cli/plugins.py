@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from dcam_core.cli.session import Session
-from dcam_core.plugin_failure import PluginWarning, describe
 from dcam_core.plugins import PluginInfo
+from dcam_core.plugins.failure import PluginWarning, describe
 
 __all__ = ["plugins"]
 

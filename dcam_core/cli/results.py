@@ -11,7 +11,7 @@ import click
 from dcam_core.errors import UsageError
 
 if TYPE_CHECKING:
-    from dcam_core.explanation import Explanation
+    from dcam_core.results.explanation import Explanation
 
 __all__ = ["result_folder", "tell"]
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from dcam_core.plugins import PluginManager
-from dcam_core.registry import normalise
+from dcam_core.plugins.registry import normalise
 
 __all__ = ["Session"]
 

@@ -8,7 +8,7 @@ import click
 
 from dcam_core.cli.session import Session
 from dcam_core.errors import UnknownNameError
-from dcam_core.registry import Entry, normalise
+from dcam_core.plugins.registry import Entry, normalise
 
 __all__ = ["train_embedded"]
 

@@ -19,8 +19,8 @@ from dcam_core.denoising.remasking import REMASKING
 from dcam_core.denoising.schedules import tokens_per_step
 from dcam_core.denoising.settings import SamplerSettings
 from dcam_core.denoising.stopping import first_stop
+from dcam_core.denoising.trajectory import NEVER_COMMITTED, Trajectory
 from dcam_core.errors import UnknownNameError
-from dcam_core.trajectory import NEVER_COMMITTED, Trajectory
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter

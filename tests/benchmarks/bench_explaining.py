@@ -14,8 +14,8 @@ from PIL import Image
 
 from dcam_core import Adapter, Explainer, Inputs, Trajectory, load_model
 from dcam_core.denoising import denoise
-from dcam_core.targets import read_answer, select_targets
-from dcam_core.untouched import untouched
+from dcam_core.probing.targets import read_answer, select_targets
+from dcam_core.probing.untouched import untouched
 from dcam_plugins.scenes import Scenes
 
 from .peak_memory import PeakTensorMemory

@@ -18,12 +18,12 @@ from benchmarks.scenes_answers import SceneAnswer, answers
 from torch import Tensor
 
 from dcam_core import Adapter, Explainer, default_manager
-from dcam_core.defaults import CORE_DEFAULTS
-from dcam_core.explanation import stretch_map
-from dcam_core.normalise import min_max
-from dcam_core.picture_grid import PictureGrid
-from dcam_core.probe import Reading, probe
-from dcam_core.untouched import untouched
+from dcam_core.probing.defaults import CORE_DEFAULTS
+from dcam_core.probing.normalise import min_max
+from dcam_core.probing.picture_grid import PictureGrid
+from dcam_core.probing.probe import Reading, probe
+from dcam_core.probing.untouched import untouched
+from dcam_core.results.explanation import stretch_map
 from dcam_plugins.metrics import energy_inside, intersection_over_union, pointing
 
 __all__ = ["MEASURES", "measure_methods", "probe_layers", "sweep"]

@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from dcam_core import Adapter, Inputs, Trajectory
-from dcam_core.targets import Answer, Target, read_answer, select_targets
-from dcam_core.untouched import untouched
+from dcam_core.probing.targets import Answer, Target, read_answer, select_targets
+from dcam_core.probing.untouched import untouched
 from dcam_plugins.scenes import Scene, Scenes
 
 __all__ = ["Named", "SceneAnswer", "answers"]

@@ -80,7 +80,9 @@ def test_the_folder_holds_what_the_readme_lists(folder):
 
 def test_the_report_stands_alone(folder):
     class Links(HTMLParser):
-        found: list[str] = []
+        def __init__(self) -> None:
+            super().__init__()
+            self.found: list[str] = []
 
         def handle_starttag(self, tag, attributes):
             self.found += [value or "" for name, value in attributes if name in ("src", "href")]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dcam_core.explanation import ExplainedTarget, Explanation, Word
+from dcam_core.results.explanation import ExplainedTarget, Explanation, Word
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install dcam[dev]"

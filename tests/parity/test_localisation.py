@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dcam_core.explanation import stretch_map
+from dcam_core.results.explanation import stretch_map
 from dcam_plugins.metrics import energy_inside, intersection_over_union, otsu_threshold, pointing
 
 CASES = [

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from torch import Tensor
 
 import dcam_plugins.plugin
+from dcam_core.plugins.registry import import_object
 from dcam_core.refiner import Refiner, RefinerContext
-from dcam_core.registry import import_object
 from dcam_plugins._numerics import least_squares_scale
 from dcam_plugins.attributions import DiffusionCAMBase
 from dcam_plugins.refiners import (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dcam_core.errors import ConfigurationError
 from dcam_core.inputs import ImageView, Inputs
-from dcam_core.picture_grid import PictureGrid, select_views
+from dcam_core.probing.picture_grid import PictureGrid, select_views
 
 
 def _view(name, rows, cols, size, start=0, box=None):

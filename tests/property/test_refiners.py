@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import dcam_plugins.plugin
+from dcam_core.plugins.registry import import_object
 from dcam_core.refiner import Refiner, RefinerContext
-from dcam_core.registry import import_object
 
 ATOL = {torch.float64: 1e-12, torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 DTYPES = list(ATOL)

@@ -5,7 +5,7 @@ import torch
 
 import dcam_plugins.plugin
 from dcam_core.attribution import Attribution
-from dcam_core.registry import import_object
+from dcam_core.plugins.registry import import_object
 from dcam_plugins.attributions import DiffusionCAMBase, GradCAM, GradTimesInput, HiResCAM, LayerCAM
 
 B, N, C = 2, 6, 5

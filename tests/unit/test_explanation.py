@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dcam_core.errors import DcamError, SavedExplanationError, TargetError
-from dcam_core.explanation import (
+from dcam_core.results.explanation import (
     ExplainedTarget,
     Explanation,
     Word,
@@ -21,7 +21,7 @@ from dcam_core.explanation import (
     peak_cell,
     stretch_map,
 )
-from dcam_core.storage import overlay_name
+from dcam_core.results.storage import overlay_name
 
 ANSWER = "a red circle, a red Square and 圆"
 STEPS = (0, 2, 1, 0, 3, 4, 5, 6)

@@ -7,8 +7,8 @@ import torch
 from support.toy import ToyAdapter
 
 from dcam_core.errors import ConfigurationError
-from dcam_core.gradient_targets import GRADIENT_TARGETS
-from dcam_core.targets import Target
+from dcam_core.probing.gradient_targets import GRADIENT_TARGETS
+from dcam_core.probing.targets import Target
 
 ADAPTER = ToyAdapter()
 LOGITS = torch.tensor([[0.0, 1.0, 3.0, -1.0], [2.0, 0.5, 0.0, 1.0]])

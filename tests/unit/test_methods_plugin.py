@@ -9,8 +9,8 @@ from omegaconf import OmegaConf
 
 import dcam_plugins.plugin as plugin
 from dcam_core.attribution import Attribution
+from dcam_core.plugins.registry import import_object
 from dcam_core.refiner import Refiner
-from dcam_core.registry import import_object
 
 KINDS = ["attributions", "refiners", "methods", "datasets"]
 

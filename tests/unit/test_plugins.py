@@ -11,8 +11,8 @@ import pytest
 from dcam_core import hookspecs
 from dcam_core.errors import PluginError, TargetError, UnknownNameError
 from dcam_core.hookspecs import hookimpl
-from dcam_core.plugin_failure import PluginFailure, PluginLoadError, PluginWarning
 from dcam_core.plugins import PluginManager, default_manager
+from dcam_core.plugins.failure import PluginFailure, PluginLoadError, PluginWarning
 
 
 class Dist:

@@ -11,9 +11,9 @@ from support.toy import ToyAdapter
 
 from dcam_core.denoising import SamplerSettings, denoise
 from dcam_core.errors import ReplayError, StructuralValidityError
-from dcam_core.gradient_targets import GradientTarget
-from dcam_core.probe import Reading, probe
-from dcam_core.untouched import untouched
+from dcam_core.probing.gradient_targets import GradientTarget
+from dcam_core.probing.probe import Reading, probe
+from dcam_core.probing.untouched import untouched
 
 PICTURE = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
 SETTINGS = SamplerSettings(answer_length=8, suppressed_ids=(0, 2))

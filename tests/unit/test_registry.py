@@ -1,8 +1,8 @@
 import pytest
 
 from dcam_core.errors import CheckpointError, PluginError, UnknownNameError
-from dcam_core.plugin_failure import PluginFailure, PluginLoadError
-from dcam_core.registry import AdapterRegistry, Registries, Registry, import_object, normalise
+from dcam_core.plugins.failure import PluginFailure, PluginLoadError
+from dcam_core.plugins.registry import AdapterRegistry, Registries, Registry, import_object, normalise
 
 
 def registry(*names):

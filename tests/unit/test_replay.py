@@ -8,7 +8,7 @@ from PIL import Image
 from support.toy import ToyAdapter
 
 from dcam_core.denoising import SamplerSettings, decision_logits, denoise
-from dcam_core.trajectory import NEVER_COMMITTED
+from dcam_core.denoising.trajectory import NEVER_COMMITTED
 
 ADAPTER = ToyAdapter()
 INPUTS = ADAPTER.prepare(Image.linear_gradient("L").resize((40, 30)).convert("RGB"), "the blue moon")

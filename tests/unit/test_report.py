@@ -15,9 +15,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from dcam_core.errors import SavedExplanationError
-from dcam_core.explanation import ExplainedTarget, Explanation, Word, stretch_map
-from dcam_core.report.html import render_fragment, render_report
-from dcam_core.report.overlay import (
+from dcam_core.results.explanation import ExplainedTarget, Explanation, Word, stretch_map
+from dcam_core.results.report.html import render_fragment, render_report
+from dcam_core.results.report.overlay import (
     blend,
     display_picture,
     display_size,
@@ -229,8 +229,8 @@ def test_overlay_names_the_occurrence_step_and_probability():
 
 def test_neither_pyplot_nor_matplotlib_is_imported_before_it_is_needed():
     code = (
-        "import sys, dcam_core.explanation; assert 'matplotlib' not in sys.modules\n"
-        "import dcam_core.report.html; assert 'matplotlib.pyplot' not in sys.modules"
+        "import sys, dcam_core.results.explanation; assert 'matplotlib' not in sys.modules\n"
+        "import dcam_core.results.report.html; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

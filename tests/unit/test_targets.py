@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dcam_core.errors import TargetError
-from dcam_core.targets import read_answer, select_targets
+from dcam_core.probing.targets import read_answer, select_targets
 
 TOKENIZER = toy_tokenizer()
 

@@ -13,8 +13,8 @@ from PIL import Image
 from dcam_adapters.embedded.training.conversations import KINDS, Conversations
 from dcam_adapters.embedded.training.scenes import SceneLike
 from dcam_core.adapter import Adapter
-from dcam_core.targets import read_answer
-from dcam_core.untouched import untouched
+from dcam_core.probing.targets import read_answer
+from dcam_core.probing.untouched import untouched
 
 __all__ = ["accuracy", "answer", "named_objects"]
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
+from dcam_core.denoising.trajectory import NEVER_COMMITTED, Trajectory
 from dcam_core.errors import ConfigurationError, StructuralValidityError, TargetError
 from dcam_core.hookspecs import hookimpl
-from dcam_core.trajectory import NEVER_COMMITTED, Trajectory
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
-    from dcam_core.targets import Target
+    from dcam_core.probing.targets import Target
 
 __all__ = ["MASK_STEPS", "MaskStepPolicy", "ProbeState"]
 

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from dcam_core.engine_hooks import EngineHooks
 from dcam_core.hookspecs import PROJECT, Register
-from dcam_core.plugin_failure import PluginFailure, PluginLoadError, PluginWarning
-from dcam_core.registry import Registries, Registry, normalise
-from dcam_core.relay import REGISTERING, Relay
+from dcam_core.plugins.engine_hooks import EngineHooks
+from dcam_core.plugins.failure import PluginFailure, PluginLoadError, PluginWarning
+from dcam_core.plugins.registry import Registries, Registry, normalise
+from dcam_core.plugins.relay import REGISTERING, Relay
 
 __all__ = ["PluginInfo", "PluginManager", "default_manager"]
 

@@ -20,8 +20,8 @@ from matplotlib import colormaps
 from PIL import Image
 
 from dcam_core.errors import SavedExplanationError
-from dcam_core.explanation import ExplainedTarget, Explanation, Word, stretch_map
-from dcam_core.report.overlay import display_picture, display_size, heat_layer, heat_palette, percent
+from dcam_core.results.explanation import ExplainedTarget, Explanation, Word, stretch_map
+from dcam_core.results.report.overlay import display_picture, display_size, heat_layer, heat_palette, percent
 
 __all__ = ["render_fragment", "render_report", "write_report"]
 
@@ -94,7 +94,7 @@ def write_report(explanation: Explanation, path: Path) -> Path:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("dcam_core.report", "templates"),
+        loader=PackageLoader("dcam_core.results.report", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from dcam_core.errors import CheckpointError, PluginError, UnknownNameError
-from dcam_core.plugin_failure import PluginFailure, PluginLoadError, describe
+from dcam_core.plugins.failure import PluginFailure, PluginLoadError, describe
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter

@@ -1,6 +1,6 @@
 """Which of the explained targets a person means: "circle", "circle#2", or an index.
 
-The spelling is that of `dcam_core.targets`: "#2" is the second occurrence in the answer, counted from 1,
+The spelling is that of `dcam_core.probing.targets`: "#2" is the second occurrence in the answer, counted from 1,
 whether or not the first was explained as well. What was explained as "circle#2" is found as "circle#2".
 """
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from dcam_core.errors import TargetError
 
 if TYPE_CHECKING:
-    from dcam_core.explanation import ExplainedTarget, Explanation
+    from dcam_core.results.explanation import ExplainedTarget, Explanation
 
 __all__ = ["find_target", "target_label"]
 

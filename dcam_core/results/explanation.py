@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from dcam_core.errors import DcamError
-from dcam_core.lookup import find_target, target_label
+from dcam_core.results.lookup import find_target, target_label
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -217,7 +217,7 @@ class Explanation:
 
     def figure(self, target: str | int, *, occurrence: int | None = None) -> Figure:
         """Draw picture, heat, word and colour bar as a matplotlib figure, without pyplot."""
-        from dcam_core.report.overlay import display_size, overlay_figure, percent
+        from dcam_core.results.report.overlay import display_size, overlay_figure, percent
 
         index = self.index(target, occurrence=occurrence)
         heat = stretch_map(self.maps[index], display_size(*self.picture.size))
@@ -229,7 +229,7 @@ class Explanation:
 
     def overlay(self, target: str | int, *, occurrence: int | None = None) -> Image.Image:
         """Give the drawing of `figure` as an RGB picture."""
-        from dcam_core.report.overlay import rasterise
+        from dcam_core.results.report.overlay import rasterise
 
         return rasterise(self.figure(target, occurrence=occurrence))
 
@@ -239,24 +239,24 @@ class Explanation:
         Raises:
             SavedExplanationError: if the file cannot be written.
         """
-        from dcam_core.report.html import write_report
+        from dcam_core.results.report.html import write_report
 
         return write_report(self, Path(path))
 
     def _repr_html_(self) -> str:
-        from dcam_core.report.html import render_fragment
+        from dcam_core.results.report.html import render_fragment
 
         return render_fragment(self)
 
     def save(self, folder: str | Path) -> Path:
         """Write everything into a new folder, whole or not at all, and give its path.
 
-        See `dcam_core.storage` for the files.
+        See `dcam_core.results.storage` for the files.
 
         Raises:
             SavedExplanationError: if the folder exists and is not empty, or cannot be written.
         """
-        from dcam_core.storage import save_explanation
+        from dcam_core.results.storage import save_explanation
 
         return save_explanation(self, Path(folder))
 
@@ -267,7 +267,7 @@ def load_explanation(folder: str | Path) -> Explanation:
     Raises:
         SavedExplanationError: if a file is missing or damaged, or the folder has another schema version.
     """
-    from dcam_core.storage import read_explanation
+    from dcam_core.results.storage import read_explanation
 
     return read_explanation(Path(folder))
 

@@ -21,8 +21,8 @@ from dcam_core.errors import ReplayError, StructuralValidityError
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
     from dcam_core.denoising.settings import SamplerSettings
-    from dcam_core.gradient_targets import GradientTarget
     from dcam_core.inputs import Inputs
+    from dcam_core.probing.gradient_targets import GradientTarget
 
 __all__ = ["Probed", "Reading", "probe"]
 
@@ -77,7 +77,7 @@ def probe(
     """Replay every state that the readings need, once, and differentiate every reading.
 
     Args:
-        adapter: the model; call within `dcam_core.untouched.untouched`.
+        adapter: the model; call within `dcam_core.probing.untouched.untouched`.
         inputs: the prepared prompt.
         layer: module path of the probed module; its output (or the first item of it) must be
             [B, n, C] with the whole image-token span within n.

@@ -18,7 +18,7 @@ from dcam_core.hookspecs import hookimpl
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
-    from dcam_core.targets import Target
+    from dcam_core.probing.targets import Target
 
 __all__ = ["GRADIENT_TARGETS", "GradientTarget", "NamedGradientTarget", "Score"]
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from dcam_core.errors import DcamError, PluginError
-from dcam_core.plugin_failure import PluginWarning, describe
-from dcam_core.relay import relay_of
+from dcam_core.plugins.failure import PluginWarning, describe
+from dcam_core.plugins.relay import relay_of
 
 if TYPE_CHECKING:
     from dcam_core.plugins import PluginManager

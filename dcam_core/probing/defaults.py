@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dcam_core.gradient_targets import GRADIENT_TARGETS
 from dcam_core.hookspecs import hookimpl
-from dcam_core.mask_steps import MASK_STEPS
+from dcam_core.probing.gradient_targets import GRADIENT_TARGETS
+from dcam_core.probing.mask_steps import MASK_STEPS
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter

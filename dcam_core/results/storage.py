@@ -29,8 +29,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dcam_core.errors import DcamError, SavedExplanationError
-from dcam_core.explanation import ExplainedTarget, Explanation, Word, peak_cell
-from dcam_core.report.html import write_report
+from dcam_core.results.explanation import ExplainedTarget, Explanation, Word, peak_cell
+from dcam_core.results.report.html import write_report
 
 __all__ = ["SCHEMA_VERSION", "overlay_name", "read_explanation", "save_explanation"]
 

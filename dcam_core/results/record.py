@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from dcam_core.explanation import ExplainedTarget, Word
-from dcam_core.targets import decode
+from dcam_core.probing.targets import decode
+from dcam_core.results.explanation import ExplainedTarget, Word
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
-    from dcam_core.readings import TargetReading
-    from dcam_core.targets import Answer, Target
-    from dcam_core.trajectory import Trajectory
+    from dcam_core.denoising.trajectory import Trajectory
+    from dcam_core.probing.readings import TargetReading
+    from dcam_core.probing.targets import Answer, Target
 
 __all__ = ["answer_words", "explained_target", "model_identity", "step_texts"]
 

@@ -7,18 +7,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dcam_core.errors import ConfigurationError, PluginError, StructuralValidityError
-from dcam_core.gradient_targets import GRADIENT_TARGETS
-from dcam_core.mask_steps import MASK_STEPS
-from dcam_core.probe import Reading
+from dcam_core.probing.gradient_targets import GRADIENT_TARGETS
+from dcam_core.probing.mask_steps import MASK_STEPS
+from dcam_core.probing.probe import Reading
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
-    from dcam_core.engine_hooks import EngineHooks
-    from dcam_core.gradient_targets import GradientTarget
-    from dcam_core.mask_steps import ProbeState
+    from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.method import Method
-    from dcam_core.targets import Target
-    from dcam_core.trajectory import Trajectory
+    from dcam_core.plugins.engine_hooks import EngineHooks
+    from dcam_core.probing.gradient_targets import GradientTarget
+    from dcam_core.probing.mask_steps import ProbeState
+    from dcam_core.probing.targets import Target
 
 __all__ = ["TargetReading", "plan_readings"]
 
