@@ -59,7 +59,7 @@ class Recipe:
     asked_scenes: int = 32
     tower: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=64))
     language: Schedule = field(
-        default_factory=lambda: Schedule(steps=3500, batch=24, rate=1.5e-3, average=0.995)
+        default_factory=lambda: Schedule(steps=4500, batch=24, rate=1.5e-3, average=0.995)
     )
     validate_every: int = 500
     save_every: int = 250
