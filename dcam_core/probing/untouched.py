@@ -29,7 +29,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     cpu_state = torch.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else None
+    cuda_states = torch.cuda.get_rng_state_all() if _uses_cuda() else None
     try:
         # The attribute itself is set, not .train(): that method may be overridden, and is recursive.
         for module in training:
@@ -45,3 +45,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
         torch.set_rng_state(cpu_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+def _uses_cuda() -> bool:
+    """Whether this process has used CUDA: asking for its random state would start it on every device."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
