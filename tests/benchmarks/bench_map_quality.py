@@ -20,6 +20,7 @@ def run(
     split: str = "test",
     scenes: int = 200,
     sweep_scenes: int = 40,
+    first: int = 0,
     attributions: tuple[str, ...] = ("grad-cam", "hires-cam", "grad-times-input"),
 ) -> dict[str, Any]:
     """Measure the shipped methods, and raw maps for every policy and layer.
@@ -29,10 +30,11 @@ def run(
         split: split of the generated scenes.
         scenes: scenes for the shipped methods.
         sweep_scenes: scenes for the sweep over policies and layers.
+        first: index of the first scene.
         attributions: attributions of the sweep, with their default parameters.
     """
     adapter = load_model(model)
-    methods = measure_methods(adapter, split, scenes, [(name, name, ()) for name in METHODS])
+    methods = measure_methods(adapter, split, scenes, [(name, name, ()) for name in METHODS], first=first)
     swept = sweep(
         adapter,
         split,
@@ -40,10 +42,17 @@ def run(
         attributions={name: (name, {}) for name in attributions},
         policies=POLICIES,
         layers=probe_layers(adapter),
+        first=first,
     )
     return {
         "what": "where maps of correctly named objects lie",
-        "settings": {"model": model, "split": split, "scenes": scenes, "sweep_scenes": sweep_scenes},
+        "settings": {
+            "model": model,
+            "split": split,
+            "first": first,
+            "scenes": scenes,
+            "sweep_scenes": sweep_scenes,
+        },
         "methods": methods,
         "sweep": swept,
     }
