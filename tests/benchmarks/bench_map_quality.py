@@ -85,7 +85,27 @@ def to_markdown(report: dict[str, Any]) -> str:
         f"| {row['attribution']} | {row['mask_step']} | `{row['probe_layer']}` | {_measures(row)} |"
         for row in best.values()
     ]
+    for attribution in dict.fromkeys(row["attribution"] for row in report["sweep"] if row["mask_step"]):
+        lines += [
+            "",
+            f"IoU of raw `{attribution}` maps per layer and mask step:",
+            "",
+            *_matrix(report, attribution),
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _matrix(report: dict[str, Any], attribution: str) -> list[str]:
+    """IoU of one attribution, layers down and policies across."""
+    rows = [row for row in report["sweep"] if row["attribution"] == attribution]
+    cell = {(row["probe_layer"], row["mask_step"]): f"{row['iou']:.2f}" for row in rows}
+    policies = list(dict.fromkeys(row["mask_step"] for row in rows))
+    layers = list(dict.fromkeys(row["probe_layer"] for row in rows))
+    return [
+        f"| probe layer | {' | '.join(policies)} |",
+        f"|---|{'--:|' * len(policies)}",
+        *(f"| `{layer}` | {' | '.join(cell[layer, policy] for policy in policies)} |" for layer in layers),
+    ]
 
 
 def _measures(row: dict[str, Any]) -> str:

@@ -83,6 +83,20 @@ def test_a_hub_that_cannot_be_reached_is_named(manager, monkeypatch):
         load_model("somebody/something", manager=manager)
 
 
+def test_a_hub_id_is_fetched_without_code_or_pickles(folder, manager, monkeypatch):
+    asked = {}
+
+    def fetch(name, *, revision, allow_patterns):
+        asked.update(name=name, revision=revision, allowed=allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr("dcam_core.models.snapshot_download", fetch)
+    model = load_model("somebody/something", revision="v1", manager=manager)
+    assert (model.name, model.folder) == ("somebody/something", folder)
+    assert (asked["name"], asked["revision"]) == ("somebody/something", "v1")
+    assert not {"*.py", "*.bin", "*.pt"} & set(asked["allowed"])
+
+
 def test_wrong_folders(tmp_path, manager):
     (tmp_path / "empty").mkdir()
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
