@@ -60,9 +60,11 @@ class ExplainedTarget:
         probed_steps: the recorded steps whose states were replayed; None stands for a state that never
             occurred in the run, such as that of "infill".
         state: the mask-step policy that chose them.
-        probability: product of the probabilities of its tokens at the replayed state, in [0, 1].
+        probability: product of the probabilities with which its tokens were decided, in [0, 1].
         score: value of the gradient target, the number that was differentiated.
         notes: remarks for the reader, such as the reason why a map is empty.
+        replayed_probability: product of the probabilities of its tokens at the replayed state, in [0, 1]; the
+            same as `probability` where that is the state by which they were decided. None if not recorded.
     """
 
     word: str
@@ -75,6 +77,7 @@ class ExplainedTarget:
     probability: float
     score: float
     notes: tuple[str, ...] = ()
+    replayed_probability: float | None = None
 
     def __post_init__(self) -> None:
         per_token = (self.positions, self.token_ids, self.tokens, self.commit_steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,8 @@ def explained_target(
     weights = torch.tensor([item.weight for item in readings])
     # A token that is read in several states counts by its mean: "all" reads every token at every step.
     reads_per_token = sum(len(item.reading.positions) for item in readings) / len(target.positions)
+    replayed = float((log_probabilities.sum() / reads_per_token).exp().clamp(0, 1))
+    decided = float(trajectory.commit_probabilities[list(target.positions)].prod())
     return ExplainedTarget(
         word=target.word,
         positions=target.positions,
@@ -55,9 +58,11 @@ def explained_target(
         commit_steps=tuple(int(trajectory.commit_steps[p]) for p in target.positions),
         probed_steps=tuple(item.step for item in readings),
         state=policy,
-        probability=float((log_probabilities.sum() / reads_per_token).exp().clamp(0, 1)),
+        # A token that no step decided has no such probability: then that of the replayed state stands for it.
+        probability=replayed if math.isnan(decided) else min(decided, 1.0),
         score=float((scores * weights).sum()),
         notes=tuple(notes),
+        replayed_probability=replayed,
     )
 
 

@@ -53,6 +53,7 @@ def test_the_probability_is_that_of_the_decision():
     for target in explanation.targets:
         recorded = run.commit_probabilities[list(target.positions)].prod()
         assert target.probability == pytest.approx(float(recorded), abs=1e-5)
+        assert target.replayed_probability == pytest.approx(float(recorded), abs=1e-5)
         assert target.score == pytest.approx(
             float(run.commit_logits[list(target.positions)].mean()), abs=1e-4
         )
