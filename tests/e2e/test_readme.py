@@ -128,7 +128,7 @@ def test_mistakes_get_one_line(folder, arguments, code, message):
     (folder / "no-weights").mkdir(exist_ok=True)
     Image.open(folder / "dcam-demo" / "picture.png").save(folder / "picture.png")
     before = set(folder.iterdir())
-    done = _run(f"{BIN}/dcam explain {arguments} --out mistake", folder)
+    done = _run(f".venv/bin/dcam explain {arguments} --out mistake", folder)
     assert done.returncode == code, done.stderr
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert lines[-1].startswith("error: ")
