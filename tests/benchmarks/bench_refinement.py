@@ -7,13 +7,10 @@ variant, whose kernels are larger, is timed beside them on the same maps; it has
 
 from __future__ import annotations
 
-import argparse
-import json
 import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,7 +28,7 @@ from dcam_plugins.refiners import (
 
 from .reference_refinement import refine_loop
 
-__all__ = ["run", "to_markdown", "write"]
+__all__ = ["run", "to_markdown"]
 
 IDS = (5, 7, 5, 9, 11, 13, 15, 17)
 LARGEST_DIFFERENCE = 1e-5
@@ -105,13 +102,6 @@ def to_markdown(report: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(report: dict[str, Any], folder: Path) -> None:
-    """Write `refinement.json` and `refinement.md` into a folder, which is made if it is not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "refinement.json").write_text(json.dumps(report, indent=2) + "\n")
-    (folder / "refinement.md").write_text(to_markdown(report))
-
-
 def _compare(side: int, batch: int, repeats: int, loops: int) -> dict[str, Any]:
     maps = _made_up_maps(batch, side)
     released = RefinerContext(raw=maps, denoising_steps=2, image_size=side, answer_ids=IDS)
@@ -167,13 +157,3 @@ def _milliseconds(call: Callable[[], object]) -> float:
     start = time.perf_counter()
     call()
     return (time.perf_counter() - start) * 1000
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, help="folder for refinement.json and refinement.md")
-    arguments = parser.parse_args()
-    figures = run()
-    if arguments.out is not None:
-        write(figures, arguments.out)
-    print(to_markdown(figures))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -75,8 +74,3 @@ def _named(scene: Scene, answer: Answer) -> tuple[Named, ...]:
             position = answer.words[pairs[0] + 1].positions[0]
             found.append(Named(select_targets(answer, [position])[0], thing.mask))
     return tuple(found)
-
-
-def caption_objects(text: str) -> list[str]:
-    """The "colour shape" pairs that a list caption names, in order."""
-    return re.findall(r"an? (\w+ \w+)", text)
