@@ -106,6 +106,15 @@ class Adapter(ABC):
         """The family's own sampler settings: suppressed ids, stop sequences, lengths."""
 
     @property
+    def parity_modules(self) -> Mapping[str, str]:
+        """Quantity of a parity fixture -> path of the module whose output it is.
+
+        "final_norm" and "logits" (the head); families with a vision tower add "vision.features" and
+        "vision.projected". What is not named is not compared; block outputs need no entry.
+        """
+        return {}
+
+    @property
     def device(self) -> torch.device:
         """Device of the model's parameters."""
         return next(self.model.parameters()).device

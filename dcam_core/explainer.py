@@ -155,13 +155,12 @@ class Explainer:
         """
         picture = read_picture(image)
         settings = self._sampler.merged({"seed": seed})
-        with torch.inference_mode(False), untouched(self.model.model):
-            with torch.no_grad():
-                inputs = self.model.prepare(picture, prompt)
-                trajectory = self.model.denoise(inputs, settings, self._on_step(progress))
-            answer = read_answer(trajectory.answer_ids, self.model.tokenizer)
-            chosen = select_targets(answer, targets)
-            run = self.explain_run(inputs, trajectory, answer, chosen, progress=progress)
+        with torch.inference_mode(False), torch.no_grad(), untouched(self.model.model):
+            inputs = self.model.prepare(picture, prompt)
+            trajectory = self.model.denoise(inputs, settings, self._on_step(progress))
+        answer = read_answer(trajectory.answer_ids, self.model.tokenizer)
+        chosen = select_targets(answer, targets)
+        run = self.explain_run(inputs, trajectory, answer, chosen, progress=progress)
 
         explanation = Explanation(
             picture=picture,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from dcam_core.denoising.settings import SamplerSettings
 from dcam_core.errors import ConfigurationError, UsageError
 from dcam_core.models import load_model
+from dcam_core.probing.gradient_targets import GradientTarget
+from dcam_core.probing.probe import Reading, probe
 from dcam_core.probing.untouched import untouched
 
 if TYPE_CHECKING:
@@ -30,25 +32,11 @@ if TYPE_CHECKING:
     from dcam_core.inputs import Inputs
     from dcam_core.plugins import PluginManager
 
-__all__ = ["ParityModules", "Quantity", "compare"]
+__all__ = ["Quantity", "compare"]
 
 FORMAT = 1
 
 FILES = ("parity.json", "image.png", "inputs.safetensors", "expected.safetensors")
-
-
-@runtime_checkable
-class ParityModules(Protocol):
-    """What an adapter adds to its contract so that its inner numbers can be compared."""
-
-    @property
-    def parity_modules(self) -> Mapping[str, str]:
-        """Quantity of the fixture -> path of the module whose output it is.
-
-        Expected are "final_norm" and "logits" (the head); families with a vision tower add
-        "vision.features" and "vision.projected", and whatever else they record. Block outputs
-        ("hidden.i") need no entry.
-        """
 
 
 @dataclass(frozen=True)
@@ -191,7 +179,7 @@ def _forward(adapter: Adapter, inputs: Inputs, fixture: _Fixture) -> dict[str, T
     """The recorded forward pass: every block, the final norm, the head at every position."""
     with _captured(adapter, ["final_norm"], blocks=True) as found:
         replayed = adapter.replay(inputs, fixture.states, torch.arange(fixture.states.shape[1]))
-    head = _parity_modules(adapter).get("logits")
+    head = adapter.parity_modules.get("logits")
     if head is not None and "final_norm" in found:
         # The adapter forms logits where they are needed; the fixture recorded them at every position.
         found["logits"] = _first(adapter.model.get_submodule(head)(found["final_norm"])).float()
@@ -200,21 +188,18 @@ def _forward(adapter: Adapter, inputs: Inputs, fixture: _Fixture) -> dict[str, T
 
 
 def _gradient(adapter: Adapter, inputs: Inputs, fixture: _Fixture) -> Tensor:
-    """[1, L + G, D], gradient of one logit with respect to the output of one block."""
-    probe = fixture.facts["probe"]
-    leaves: list[Tensor] = []
-
-    def cut(module: nn.Module, args: Any, output: Any) -> Any:
-        leaf = _first(output).detach().requires_grad_()
-        leaves.append(leaf)
-        return leaf if isinstance(output, Tensor) else (leaf, *output[1:])
-
-    position = torch.tensor([probe["position"] - inputs.prompt_length])
-    with ExitStack() as hooks, torch.enable_grad():
-        hooks.callback(adapter.blocks[probe["block"]].register_forward_hook(cut).remove)
-        logit = adapter.replay(inputs, fixture.states, position)[0, 0, probe["vocab"]]
-        (gradient,) = torch.autograd.grad(logit, leaves)
-    return gradient
+    """[1, L + G, D], gradient of one logit with respect to the output of one block, by the engine's probe."""
+    recorded, length = fixture.facts["probe"], fixture.states.shape[1]
+    reading = Reading(
+        state=fixture.states[0],
+        positions=(recorded["position"] - inputs.prompt_length,),
+        token_ids=(recorded["vocab"],),
+        objective=GradientTarget(lambda logits, ids: logits[0, ids[0]]),
+    )
+    everywhere = torch.arange(inputs.prompt_length + length)
+    layer = adapter.layer_path(recorded["block"])
+    (probed,) = probe(adapter, inputs, layer, [reading], everywhere, SamplerSettings(answer_length=length))
+    return probed.gradients
 
 
 def _layout(inputs: Inputs, fixture: _Fixture) -> Iterator[tuple[str, Tensor, Tensor]]:
@@ -286,7 +271,7 @@ def _largest_error(found: Tensor, recorded: Tensor) -> float:
 @contextmanager
 def _captured(adapter: Adapter, names: Sequence[str], *, blocks: bool = False) -> Iterator[dict[str, Tensor]]:
     """Record the outputs of the modules that stand for some quantities, and of all blocks."""
-    paths = _parity_modules(adapter)
+    paths = adapter.parity_modules
     modules = {name: adapter.model.get_submodule(paths[name]) for name in names if name in paths}
     if blocks:
         modules |= {f"hidden.{index}": block for index, block in enumerate(adapter.blocks)}
@@ -299,10 +284,6 @@ def _captured(adapter: Adapter, names: Sequence[str], *, blocks: bool = False) -
 
             hooks.callback(module.register_forward_hook(record).remove)
         yield found
-
-
-def _parity_modules(adapter: Adapter) -> Mapping[str, str]:
-    return adapter.parity_modules if isinstance(adapter, ParityModules) else {}
 
 
 def _first(output: Any) -> Tensor:

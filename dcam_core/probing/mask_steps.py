@@ -2,7 +2,8 @@
 
 A denoising run leaves one state per step. A word can be explained at the state by which it was decided,
 at any other recorded state, or at a state that never occurred but that a masked model can always be asked
-about. Each policy is a plugin of the hook `dcam_mask_step`; a user's own plugin is asked first.
+about. Each policy is a plugin of the hook `dcam_mask_step`; a user's own plugin is asked first. The engine
+refuses a step that is not structurally valid, whichever plugin chose it.
 """
 
 from __future__ import annotations
@@ -58,19 +59,6 @@ class MaskStepPolicy(ABC):
         return self.states(target, trajectory, adapter) if policy == self.policy else None
 
 
-def _recorded(trajectory: Trajectory, step: int, positions: tuple[int, ...], adapter: Adapter) -> ProbeState:
-    """The state that a recorded step read.
-
-    Raises:
-        StructuralValidityError: that step did not compute the whole image-token span.
-    """
-    if reason := adapter.invalid_reason(trajectory, step):
-        raise StructuralValidityError(
-            f"denoising step {step} cannot be probed: {reason}; choose another mask_step"
-        )
-    return ProbeState(trajectory.states[step], positions, step)
-
-
 class Commit(MaskStepPolicy):
     """The state by which each token of the word was decided: the one just before its commit step."""
 
@@ -87,7 +75,7 @@ class Commit(MaskStepPolicy):
                 "denoising; use mask_step=infill, or give the sampler more steps"
             )
         return [
-            _recorded(trajectory, step, tuple(positions), adapter)
+            ProbeState(trajectory.states[step], tuple(positions), step)
             for step, positions in sorted(by_step.items())
         ]
 
@@ -99,7 +87,7 @@ class First(MaskStepPolicy):
 
     def states(self, target: Target, trajectory: Trajectory, adapter: Adapter) -> Sequence[ProbeState]:
         """The state before step 0."""
-        return [_recorded(trajectory, 0, target.positions, adapter)]
+        return [ProbeState(trajectory.states[0], target.positions, 0)]
 
 
 class Last(MaskStepPolicy):
@@ -109,7 +97,8 @@ class Last(MaskStepPolicy):
 
     def states(self, target: Target, trajectory: Trajectory, adapter: Adapter) -> Sequence[ProbeState]:
         """The state before the last recorded step."""
-        return [_recorded(trajectory, trajectory.steps - 1, target.positions, adapter)]
+        step = trajectory.steps - 1
+        return [ProbeState(trajectory.states[step], target.positions, step)]
 
 
 class All(MaskStepPolicy):
@@ -176,7 +165,7 @@ class StepNumber:
             raise ConfigurationError(
                 f"mask_step {step} was not taken: the run has {trajectory.steps} steps, numbered from 0"
             )
-        return [_recorded(trajectory, step, target.positions, adapter)]
+        return [ProbeState(trajectory.states[step], target.positions, step)]
 
 
 MASK_STEPS: tuple[MaskStepPolicy | StepNumber, ...] = (

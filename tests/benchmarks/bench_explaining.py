@@ -10,19 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from PIL import Image
 
 from dcam_core import Adapter, Explainer, Inputs, Trajectory, load_model
 from dcam_core.denoising import denoise
-from dcam_core.probing.targets import read_answer, select_targets
+from dcam_core.probing.targets import select_targets
 from dcam_core.probing.untouched import untouched
-from dcam_plugins.scenes import Scenes
 
 from .peak_memory import PeakTensorMemory
+from .scenes_answers import answers
 
 __all__ = ["run", "to_markdown"]
-
-PROMPT = "describe the picture"
 
 
 def run(*, model: str = "tiny-llada-v", scenes: int = 8, repeats: int = 3) -> dict[str, Any]:
@@ -57,18 +54,14 @@ def run(*, model: str = "tiny-llada-v", scenes: int = 8, repeats: int = 3) -> di
 def _measure(adapter: Adapter, policy: str, scenes: int, repeats: int) -> dict[str, Any]:
     explainer = Explainer(adapter, "diffusion-cam", overrides=[f"mask_step={policy}"])
     totals: dict[str, float] = {}
-    for scene in Scenes("test", scenes):
-        picture = Image.fromarray(scene.image)
-        with torch.no_grad(), untouched(adapter.model):
-            inputs = adapter.prepare(picture, PROMPT)
+    for case in answers(adapter, "test", scenes):
+        inputs, trajectory, answer = case.inputs, case.trajectory, case.answer
+        targets = select_targets(answer, None)
 
         def generate(inputs: Inputs = inputs) -> Trajectory:
             with torch.no_grad(), untouched(adapter.model):
                 return denoise(adapter, inputs, adapter.default_sampler)
 
-        trajectory = generate()
-        answer = read_answer(trajectory.answer_ids, adapter.tokenizer)
-        targets = select_targets(answer, None)
         explain = functools.partial(explainer.explain_run, inputs, trajectory, answer, targets)
         explain()
         found = {

@@ -18,10 +18,12 @@ from benchmarks.scenes_answers import SceneAnswer, answers
 from torch import Tensor
 
 from dcam_core import Adapter, Explainer, default_manager
+from dcam_core.method import Method
 from dcam_core.probing.defaults import CORE_DEFAULTS
 from dcam_core.probing.normalise import min_max
 from dcam_core.probing.picture_grid import PictureGrid
-from dcam_core.probing.probe import Reading, probe
+from dcam_core.probing.probe import probe
+from dcam_core.probing.readings import plan_readings
 from dcam_core.probing.untouched import untouched
 from dcam_core.results.explanation import stretch_map
 from dcam_plugins.metrics import energy_inside, intersection_over_union, pointing
@@ -109,16 +111,18 @@ def sweep(
         for label, maps in baselines(case, (grid.rows, grid.cols)).items():
             totals[label, "", ""].append(score(maps, case))
         for policy in policies:
-            readings, owners, weights = _readings(hooks, model, case, policy, gradient_target)
+            method = Method("sweep", mask_step=policy, gradient_target={"name": gradient_target})
+            wanted = [named.target for named in case.named]
+            plan = plan_readings(hooks, method, model, wanted, case.trajectory)
+            readings = [item.reading for item in plan]
             for layer in layers:
                 maps = {label: torch.zeros(len(case.named), grid.rows, grid.cols) for label in built}
                 with untouched(model.model):
                     for probed in probe(
                         model, case.inputs, layer, readings, grid.positions, case.trajectory.settings
                     ):
-                        order = list(probed.readings)
-                        share = torch.tensor([weights[i] for i in order])[:, None, None]
-                        index = torch.tensor([owners[i] for i in order])
+                        share = torch.tensor([plan[i].weight for i in probed.readings])[:, None, None]
+                        index = torch.tensor([plan[i].target for i in probed.readings])
                         for label, attribution in built.items():
                             with torch.no_grad():
                                 laid = grid.lay(attribution(probed.activations, probed.gradients))
@@ -131,25 +135,6 @@ def sweep(
     ]
 
 
-def _readings(
-    hooks: Any, model: Adapter, case: SceneAnswer, policy: str | int, gradient_target: str
-) -> tuple[list[Reading], list[int], list[float]]:
-    """What the probe must read for every named object, as the engine would ask for it."""
-    readings, owners, weights = [], [], []
-    for owner, named in enumerate(case.named):
-        states = hooks.decide(
-            "dcam_mask_step", policy=policy, target=named.target, trajectory=case.trajectory, adapter=model
-        )
-        objective = hooks.decide(
-            "dcam_gradient_target", name=gradient_target, parameters={}, target=named.target, adapter=model
-        )
-        for state in states:
-            readings.append(Reading(state.ids, state.positions, named.target.token_ids, objective))
-            owners.append(owner)
-            weights.append(1 / len(states))
-    return readings, owners, weights
-
-
 def measure_methods(
     model: Adapter,
     split: str,
@@ -158,13 +143,13 @@ def measure_methods(
     *,
     first: int = 0,
 ) -> list[dict[str, Any]]:
-    """Mean measures of finished maps, made by the engine as a user would.
+    """Mean measures of finished maps, made by the engine. All methods explain the same recorded answer.
 
     Args:
         model: the model.
         split: split of the generated scenes.
         count: number of scenes.
-        methods: (label, method, overrides).
+        methods: (label, method, overrides); overrides of the sampler have no effect here.
         first: index of the first scene.
     """
     explainers = [
@@ -174,11 +159,11 @@ def measure_methods(
     for case in answers(model, split, count, first=first):
         if not case.named:
             continue
-        wanted = [named.target.positions[0] for named in case.named]
+        wanted = [named.target for named in case.named]
         for label, explainer in explainers:
-            explanation = explainer.explain(case.picture, "describe the picture", targets=wanted)
-            totals[label].append(score(explanation.maps, case))
-        for label, maps in baselines(case, tuple(explanation.maps.shape[1:])).items():
+            run = explainer.explain_run(case.inputs, case.trajectory, case.answer, wanted)
+            totals[label].append(score(run.maps, case))
+        for label, maps in baselines(case, tuple(run.maps.shape[1:])).items():
             totals[label].append(score(maps, case))
     return [_row({"method": label}, scores) for label, scores in totals.items()]
 

@@ -11,14 +11,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from dcam_adapters.embedded.training.conversations import DESCRIBE
 from dcam_core import Adapter, Inputs, Trajectory
 from dcam_core.probing.targets import Answer, Target, read_answer, select_targets
 from dcam_core.probing.untouched import untouched
 from dcam_plugins.scenes import Scene, Scenes
 
 __all__ = ["Named", "SceneAnswer", "answers"]
-
-PROMPT = "describe the picture"
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,16 +45,14 @@ class SceneAnswer:
         return torch.from_numpy(np.stack([named.mask for named in self.named]))
 
 
-def answers(
-    model: Adapter, split: str, count: int, *, first: int = 0, prompt: str = PROMPT
-) -> Iterator[SceneAnswer]:
+def answers(model: Adapter, split: str, count: int, *, first: int = 0) -> Iterator[SceneAnswer]:
     """Let the model describe scenes `first` to `first + count - 1` of a split, with its own sampler."""
     scenes = Scenes(split, first + count)
     for index in range(first, first + count):
         scene = scenes[index]
         picture = Image.fromarray(scene.image)
         with torch.no_grad(), untouched(model.model):
-            inputs = model.prepare(picture, prompt)
+            inputs = model.prepare(picture, DESCRIBE[0])
             trajectory = model.denoise(inputs, model.default_sampler)
         answer = read_answer(trajectory.answer_ids, model.tokenizer)
         yield SceneAnswer(scene, picture, inputs, trajectory, answer, _named(scene, answer))
