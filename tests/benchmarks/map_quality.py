@@ -61,7 +61,8 @@ def score(grids: Tensor, case: SceneAnswer) -> Tensor:
 def baselines(case: SceneAnswer, grid: tuple[int, int]) -> dict[str, Tensor]:
     """Maps that know nothing, and the mask itself on the token grid."""
     count, (rows, cols) = len(case.named), grid
-    generator = torch.Generator().manual_seed(0)
+    # A map of its own for every scene: one map for all would be one draw, however many scenes there are.
+    generator = torch.Generator().manual_seed(case.index)
     y, x = torch.linspace(-1, 1, rows)[:, None], torch.linspace(-1, 1, cols)
     centre = torch.exp(-(x.square() + y.square()) / 0.5).expand(count, rows, cols)
     return {

@@ -30,8 +30,9 @@ class Named:
 
 @dataclass(frozen=True, eq=False)
 class SceneAnswer:
-    """One scene and the model's answer to it."""
+    """One scene, by its index in the split, and the model's answer to it."""
 
+    index: int
     scene: Scene
     picture: Image.Image
     inputs: Inputs
@@ -55,7 +56,7 @@ def answers(model: Adapter, split: str, count: int, *, first: int = 0) -> Iterat
             inputs = model.prepare(picture, DESCRIBE[0])
             trajectory = model.denoise(inputs, model.default_sampler)
         answer = read_answer(trajectory.answer_ids, model.tokenizer)
-        yield SceneAnswer(scene, picture, inputs, trajectory, answer, _named(scene, answer))
+        yield SceneAnswer(index, scene, picture, inputs, trajectory, answer, _named(scene, answer))
 
 
 def _named(scene: Scene, answer: Answer) -> tuple[Named, ...]:
