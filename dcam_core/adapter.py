@@ -15,7 +15,7 @@ from dcam_core.denoising.sampler import DenoisingStep, denoise
 from dcam_core.denoising.settings import SamplerSettings
 from dcam_core.denoising.trajectory import Trajectory
 from dcam_core.errors import ConfigurationError
-from dcam_core.inputs import Inputs
+from dcam_core.inputs import Inputs, Prefix
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -46,6 +46,10 @@ class Adapter(ABC):
     model: nn.Module
     tokenizer: PreTrainedTokenizerBase | None
     folder: Path | None = None
+
+    prediction_shift: ClassVar[int] = 0
+    """Row r of the head's output predicts position r + shift: 0 for masked models, 1 where a model keeps the
+    alignment of the next-token model it was made from. `replay` gives rows by the position they predict."""
 
     # -- getting one ---------------------------------------------------------------------------------
 
@@ -106,11 +110,12 @@ class Adapter(ABC):
         """The family's own sampler settings: suppressed ids, stop sequences, lengths."""
 
     @property
-    def parity_modules(self) -> Mapping[str, str]:
-        """Quantity of a parity fixture -> path of the module whose output it is.
+    def parity_modules(self) -> Mapping[str, str | nn.Module]:
+        """Quantity of a parity fixture -> the module whose output it is, or its path.
 
         "final_norm" and "logits" (the head); families with a vision tower add "vision.features" and
-        "vision.projected". What is not named is not compared; block outputs need no entry.
+        "vision.projected", those with an image tokenizer "vq.prequant" and "vq.ids". What is not named is not
+        compared; block outputs need no entry.
         """
         return {}
 
@@ -145,7 +150,9 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def replay(self, inputs: Inputs, states: Tensor, positions: Tensor) -> Tensor:
+    def replay(
+        self, inputs: Inputs, states: Tensor, positions: Tensor, prefix: Prefix | None = None
+    ) -> Tensor:
         """Run the forward pass of a denoising step on given states of the answer region.
 
         It is the computation by which the model itself decides: the same positions, the same attention
@@ -156,10 +163,32 @@ class Adapter(ABC):
             inputs: the prepared prompt.
             states: [B, G] int64, ids of the answer region, on the model's device.
             positions: [P] int64, answer positions (0 is the first answer token), on the model's device.
+            prefix: the encoded prompt: only the answer's rows are computed, and attend to it. None: the whole
+                sequence is computed, and all of it attends to all of it.
 
         Returns:
             [B, P, V] float32; row p predicts the token *at* position p.
         """
+
+    @property
+    def caches(self) -> tuple[str, ...]:
+        """Values of `SamplerSettings.cache` that this family offers."""
+        return ()
+
+    def encode_prefix(self, inputs: Inputs) -> Prefix:
+        """Read the prompt once, by itself, for prefix caching.
+
+        The only forward pass that holds the image-token span then: the probe captures activations here, and
+        gradients reach them through the keys and values of the blocks above the probed module. Differentiable;
+        sets no grad mode of its own.
+
+        Args:
+            inputs: the prepared prompt.
+
+        Raises:
+            ConfigurationError: the family has no prefix caching.
+        """
+        raise ConfigurationError(_no_cache(self, "prefix"))
 
     @abstractmethod
     def unconditional(self, inputs: Inputs) -> Inputs:
@@ -171,7 +200,13 @@ class Adapter(ABC):
         settings: SamplerSettings,
         on_step: Callable[[DenoisingStep], None] | None = None,
     ) -> Trajectory:
-        """Write the answer and record how. The shared sampler, unless the family differs."""
+        """Write the answer and record how. The shared sampler, unless the family differs.
+
+        Raises:
+            ConfigurationError: the family does not offer `settings.cache`.
+        """
+        if settings.cache is not None and settings.cache not in self.caches:
+            raise ConfigurationError(_no_cache(self, settings.cache))
         return denoise(self, inputs, settings, on_step)
 
     def invalid_reason(self, trajectory: Trajectory, step: int) -> str | None:
@@ -217,3 +252,8 @@ class Adapter(ABC):
         block = self.blocks[layer]
         path: str = next(name for name, module in self.model.named_modules() if module is block)
         return path
+
+
+def _no_cache(adapter: Adapter, cache: str) -> str:
+    there = ", ".join(map(repr, adapter.caches)) or "none"
+    return f"sampler.cache is {cache!r}, which {adapter.family} does not offer: it has {there}; leave it out"

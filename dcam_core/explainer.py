@@ -315,7 +315,12 @@ class Explainer:
         records = []
         for index, target in enumerate(targets):
             own = [i for i, item in enumerate(readings) if item.target == index]
-            notes = []
+            notes = [
+                f"step {readings[i].step} is not structurally valid: {readings[i].invalid}; its state was replayed "
+                "in full"
+                for i in own
+                if readings[i].invalid
+            ]
             if raw[index].max() == raw[index].min():
                 value = "zero" if raw[index].max() == 0 else "the same"
                 notes.append(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["ImageView", "Inputs"]
+__all__ = ["ImageView", "Inputs", "Prefix"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,3 +75,21 @@ class Inputs:
     def prompt_length(self) -> int:
         """L, the number of positions before the answer region."""
         return int(self.embeddings.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """What the prompt's forward pass leaves behind under prefix caching.
+
+    The prompt is read once and by itself: its rows never see the answer. Every denoising step then computes
+    the answer's rows alone, which attend to these keys and values and to each other.
+
+    Attributes:
+        keys_values: keys and values of every block, in the family's own form, for a batch of one; part of the
+            graph if they were computed with one.
+        first_logits: [1, V] float32, logits of the first answer position where the prompt alone decides it
+            (families that predict the next token: the row of the prompt's last token); None elsewhere.
+    """
+
+    keys_values: Any
+    first_logits: Tensor | None = None

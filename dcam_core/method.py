@@ -35,6 +35,8 @@ class Method:
         attribution: `name` of an attribution, and its parameters.
         probe_layer: block number, fraction of depth, or module path; None: the hook decides.
         mask_step: name of a mask-step policy, or a step number.
+        invalid_steps: what to do where `mask_step` names a step that is not structurally valid: "refuse" it, or
+            "warn": replay its state in full, and say in the explanation that the run did not.
         gradient_target: `name` of a gradient target, and its parameters.
         views: names of the views that contribute to a map; None: all.
         refiners: name of a refiner -> its parameters, in the order in which they are applied; None instead
@@ -47,6 +49,7 @@ class Method:
     attribution: Mapping[str, Any] = field(default_factory=dict)
     probe_layer: int | float | str | None = None
     mask_step: int | str = "commit"
+    invalid_steps: str = "refuse"
     gradient_target: Mapping[str, Any] = field(default_factory=lambda: {"name": "logit"})
     views: tuple[str, ...] | None = None
     refiners: Mapping[str, Mapping[str, Any] | None] = field(default_factory=dict)
@@ -56,6 +59,8 @@ class Method:
         """Plain data, as saved with every explanation."""
         return dataclasses.asdict(self)
 
+
+INVALID_STEPS = ("refuse", "warn")
 
 _KEYS = tuple(f.name for f in dataclasses.fields(Method) if f.name != "name")
 _MAPPINGS = ("attribution", "gradient_target", "refiners", "sampler")
@@ -107,6 +112,10 @@ def resolve_method(
     if merged.get("views") is not None:
         views = merged["views"]
         merged["views"] = (views,) if isinstance(views, str) else tuple(views)
+    if merged.get("invalid_steps", "refuse") not in INVALID_STEPS:
+        raise ConfigurationError(
+            f"invalid_steps is {merged['invalid_steps']!r}: it is one of {', '.join(map(repr, INVALID_STEPS))}"
+        )
     return Method(name=name, **{str(key): value for key, value in merged.items()})
 
 

@@ -9,7 +9,7 @@ CPU, through the adapter's own methods; what happens inside them is read by forw
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -92,6 +92,8 @@ def compare(folder: str | Path, *, manager: PluginManager | None = None) -> list
         found |= _forward(adapter, inputs, fixture)
         if "grad" in fixture.expected:
             found["grad"] = _gradient(adapter, inputs, fixture)
+        if "prefix.grad" in fixture.expected:
+            found |= _prefix(adapter, inputs, fixture)
         layout = [fixture.judge(name, value, recorded) for name, value, recorded in _layout(inputs, fixture)]
         runs = [quantity for name in fixture.runs for quantity in _run(adapter, inputs, fixture, name)]
     return [
@@ -181,24 +183,56 @@ def _forward(adapter: Adapter, inputs: Inputs, fixture: _Fixture) -> dict[str, T
         replayed = adapter.replay(inputs, fixture.states, torch.arange(fixture.states.shape[1]))
     head = adapter.parity_modules.get("logits")
     if head is not None and "final_norm" in found:
-        # The adapter forms logits where they are needed; the fixture recorded them at every position.
-        found["logits"] = _first(adapter.model.get_submodule(head)(found["final_norm"])).float()
-        found["logits"] = torch.cat([found["logits"][:, : inputs.prompt_length], replayed], dim=1)
+        # The adapter forms logits where they are needed; the fixture recorded them at every row.
+        logits = _first(_module(adapter, head)(found["final_norm"])).float()
+        start = inputs.prompt_length - adapter.prediction_shift
+        found["logits"] = logits
+        found["logits"][:, start : start + replayed.shape[1]] = replayed
     return found
+
+
+def _prefix(adapter: Adapter, inputs: Inputs, fixture: _Fixture) -> dict[str, Tensor]:
+    """Logits of the answer's rows under prefix caching, and the gradient of one with respect to the prompt."""
+    recorded, length = fixture.facts["probe"], fixture.states.shape[1]
+    # Rows that predict a position of the answer: with a shift, the last row predicts what lies behind it.
+    rows = length - adapter.prediction_shift
+    positions = torch.arange(rows) + adapter.prediction_shift
+    replayed = adapter.replay(inputs, fixture.states, positions, adapter.encode_prefix(inputs))
+    logits = torch.cat([replayed, fixture.expected["prefix.logits"][:, rows:]], dim=1)
+    settings = SamplerSettings(answer_length=length, cache="prefix")
+    position = recorded["prefix_position"] + adapter.prediction_shift
+    return {
+        "prefix.logits": logits,
+        "prefix.grad": _probed(adapter, inputs, fixture, position, inputs.prompt_length, settings),
+    }
 
 
 def _gradient(adapter: Adapter, inputs: Inputs, fixture: _Fixture) -> Tensor:
     """[1, L + G, D], gradient of one logit with respect to the output of one block, by the engine's probe."""
-    recorded, length = fixture.facts["probe"], fixture.states.shape[1]
+    length = fixture.states.shape[1]
+    position = fixture.facts["probe"]["position"] - inputs.prompt_length + adapter.prediction_shift
+    settings = SamplerSettings(answer_length=length)
+    return _probed(adapter, inputs, fixture, position, inputs.prompt_length + length, settings)
+
+
+def _probed(
+    adapter: Adapter,
+    inputs: Inputs,
+    fixture: _Fixture,
+    position: int,
+    rows: int,
+    settings: SamplerSettings,
+) -> Tensor:
+    """[1, rows, D], gradient of the recorded token's logit at an answer position, by the engine's probe."""
+    recorded = fixture.facts["probe"]
     reading = Reading(
         state=fixture.states[0],
-        positions=(recorded["position"] - inputs.prompt_length,),
+        positions=(position,),
         token_ids=(recorded["vocab"],),
         objective=GradientTarget(lambda logits, ids: logits[0, ids[0]]),
     )
-    everywhere = torch.arange(inputs.prompt_length + length)
     layer = adapter.layer_path(recorded["block"])
-    (probed,) = probe(adapter, inputs, layer, [reading], everywhere, SamplerSettings(answer_length=length))
+    (probed,) = probe(adapter, inputs, layer, [reading], torch.arange(rows), settings)
     return probed.gradients
 
 
@@ -223,30 +257,46 @@ def _run(adapter: Adapter, inputs: Inputs, fixture: _Fixture, name: str) -> list
     settings = _settings(fixture.runs[name], fixture.facts.get("suppressed_token_ids", ()))
     if isinstance(settings, str):
         return [fixture.skip(steps, settings), fixture.skip(final, settings)]
+    if settings.cache is not None and settings.cache not in adapter.caches:
+        reason = f'cache "{settings.cache}" is not offered by {adapter.family}'
+        return [fixture.skip(steps, reason), fixture.skip(final, reason)]
     trajectory = adapter.denoise(inputs, settings)
+    recorded = fixture.trajectories[steps]
+    # A token that the prompt alone decides is a step of ours; the original code counts it to the next one.
+    first = trajectory.steps - len(recorded) if adapter.prediction_shift and settings.cache else 0
     return [
-        fixture.judge(steps, trajectory.states[1:], fixture.trajectories[steps]),
+        fixture.judge(steps, trajectory.states[1 + first :], recorded),
         fixture.judge(final, trajectory.answer_ids, fixture.trajectories[final]),
     ]
 
 
 def _settings(run: Mapping[str, Any], suppressed: Sequence[int]) -> SamplerSettings | str:
     """Settings of a recorded run, or the reason why it cannot be repeated."""
-    if run.get("cache"):
-        return f'cache kind "{run["cache"]["kind"]}" is not offered yet'
-    wanted = {name: value for name, value in run.items() if value is not None and name not in RECORDED}
+    wanted: dict[str, Any] = {}
+    for name, value in run.items():
+        if value is not None and name not in NOTES:
+            wanted |= RECORDED.get(name, lambda value, name=name: {name: value})(value)
     known = {field.name for field in fields(SamplerSettings)}
     if unknown := sorted(set(wanted) - known):
         return f"the sampler has no setting {', '.join(unknown)}"
-    wanted["remasking"] = str(wanted.get("remasking", "low-confidence")).replace("_", "-")
     try:
         return SamplerSettings().merged({**wanted, "suppressed_ids": suppressed})
     except ConfigurationError as error:
         return str(error)
 
 
-RECORDED = ("cache", "stale_image_span_at_step")
-"""Entries of a run that are not settings of the sampler."""
+NOTES = ("stale_image_span_at_step", "alg_temp", "effective_eps", "logits_filter_note")
+"""Entries of a recorded run that say something about it, or that have one value in all of them."""
+
+RECORDED: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
+    "remasking": lambda rule: {"remasking": str(rule).replace("_", "-")},
+    "cache": lambda cache: {"cache" if name == "kind" else name: value for name, value in cache.items()},
+    "prefix_cache": lambda on: {"cache": "prefix"} if on else {},
+    "alg": lambda rule: {"remasking": rule, "schedule": "timesteps"},
+    "effective_top_k": lambda count: {"top_k": count},
+    "schedule_kwargs": dict,
+}
+"""Entries of a recorded run under the names of their original code -> settings of the sampler."""
 
 
 def _rectangles(inputs: Inputs) -> Tensor:
@@ -272,7 +322,7 @@ def _largest_error(found: Tensor, recorded: Tensor) -> float:
 def _captured(adapter: Adapter, names: Sequence[str], *, blocks: bool = False) -> Iterator[dict[str, Tensor]]:
     """Record the outputs of the modules that stand for some quantities, and of all blocks."""
     paths = adapter.parity_modules
-    modules = {name: adapter.model.get_submodule(paths[name]) for name in names if name in paths}
+    modules = {name: _module(adapter, paths[name]) for name in names if name in paths}
     if blocks:
         modules |= {f"hidden.{index}": block for index, block in enumerate(adapter.blocks)}
     found: dict[str, Tensor] = {}
@@ -284,6 +334,11 @@ def _captured(adapter: Adapter, names: Sequence[str], *, blocks: bool = False) -
 
             hooks.callback(module.register_forward_hook(record).remove)
         yield found
+
+
+def _module(adapter: Adapter, module: str | nn.Module) -> nn.Module:
+    """A module, or the model's module of that path."""
+    return adapter.model.get_submodule(module) if isinstance(module, str) else module
 
 
 def _first(output: Any) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,37 +12,80 @@ from torch import Tensor
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
     from dcam_core.denoising.settings import SamplerSettings
-    from dcam_core.inputs import Inputs
+    from dcam_core.inputs import Inputs, Prefix
 
-__all__ = ["decision_logits"]
+__all__ = ["Decider", "Forward", "decision_logits"]
+
+Forward = Callable[[Tensor, Tensor], Tensor]
+"""(states [B, G], positions [P]) -> logits [B, P, V]: a forward pass of one prompt."""
+
+
+class Decider:
+    """Decides for one prompt: logits with guidance and suppression applied as during generation.
+
+    The sampler and the probe both come through here, so that a replayed decision is the decision. Under
+    prefix caching the prompt is encoded once, when it is first needed.
+
+    Args:
+        adapter: the model.
+        inputs: the prepared prompt.
+        settings: `guidance_scale`, `suppressed_ids` and `cache` are read.
+        forward: computes the conditional logits in place of `adapter.replay`; a family's own cache.
+    """
+
+    def __init__(
+        self,
+        adapter: Adapter,
+        inputs: Inputs,
+        settings: SamplerSettings,
+        forward: Forward | None = None,
+    ) -> None:
+        self._adapter, self._inputs, self._settings = adapter, inputs, settings
+        self._forward = forward or self._replay
+
+    @cached_property
+    def prefix(self) -> Prefix | None:
+        """The encoded prompt, with a graph if it is first asked for in grad mode; None without prefix caching."""
+        return self._adapter.encode_prefix(self._inputs) if self._settings.cache == "prefix" else None
+
+    def logits(self, states: Tensor, positions: Tensor) -> Tensor:
+        """Logits at some answer positions.
+
+        The unconditional pass of guidance runs without a graph: it does not read the picture.
+
+        Args:
+            states: [B, G] int64, states of the answer region, on the model's device.
+            positions: [P] int64, the answer positions to read.
+
+        Returns:
+            [B, P, V] float32; suppressed ids are -inf at positions that are masked in their state.
+        """
+        settings = self._settings
+        logits = self._forward(states, positions)
+        if settings.guidance_scale != 0:
+            with torch.no_grad():
+                unconditional = self._unconditional.logits(states, positions)
+            logits = unconditional + (settings.guidance_scale + 1) * (logits - unconditional)
+        if settings.suppressed_ids:
+            forbidden = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
+            forbidden[list(settings.suppressed_ids)] = True
+            masked = states[:, positions] == self._adapter.mask_token_id
+            logits = logits.masked_fill(masked[..., None] & forbidden, float("-inf"))
+        return logits
+
+    @cached_property
+    def _unconditional(self) -> Decider:
+        plain = self._settings.merged({"guidance_scale": 0.0, "suppressed_ids": ()})
+        return Decider(self._adapter, self._adapter.unconditional(self._inputs), plain)
+
+    def _replay(self, states: Tensor, positions: Tensor) -> Tensor:
+        if self.prefix is None:
+            return self._adapter.replay(self._inputs, states, positions)
+        return self._adapter.replay(self._inputs, states, positions, self.prefix)
 
 
 def decision_logits(
     adapter: Adapter, inputs: Inputs, states: Tensor, positions: Tensor, settings: SamplerSettings
 ) -> Tensor:
-    """Logits at some answer positions, with guidance and suppression applied as during generation.
-
-    The sampler and the probe both come through here, so that a replayed decision is the decision.
-    The unconditional pass of guidance runs without a graph: it does not read the picture.
-
-    Args:
-        adapter: the model.
-        inputs: the prepared prompt.
-        states: [B, G] int64, states of the answer region, on the model's device.
-        positions: [P] int64, the answer positions to read.
-        settings: `guidance_scale` and `suppressed_ids` are read.
-
-    Returns:
-        [B, P, V] float32; suppressed ids are -inf at positions that are masked in their state.
-    """
-    logits = adapter.replay(inputs, states, positions)
-    if settings.guidance_scale != 0:
-        with torch.no_grad():
-            unconditional = adapter.replay(adapter.unconditional(inputs), states, positions)
-        logits = unconditional + (settings.guidance_scale + 1) * (logits - unconditional)
-    if settings.suppressed_ids:
-        forbidden = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
-        forbidden[list(settings.suppressed_ids)] = True
-        masked = states[:, positions] == adapter.mask_token_id
-        logits = logits.masked_fill(masked[..., None] & forbidden, float("-inf"))
-    return logits
+    """Logits at some answer positions, once; see `Decider.logits`."""
+    return Decider(adapter, inputs, settings).logits(states, positions)

@@ -40,11 +40,25 @@ def _along(curve: Callable[[torch.Tensor, float], torch.Tensor]) -> Callable[[in
     return counts
 
 
+def _timesteps(masked: int, steps: int, shift: float) -> list[int]:
+    """The share of noise that a falling time takes away: from 1 to 1e-3 in equal strides (Dream).
+
+    Because of the final 1e-3 and of rounding down, early steps may commit nothing and the last one several.
+    """
+    time, counts = torch.linspace(1, 1e-3, steps + 1, dtype=torch.float32), []
+    for step in range(steps):
+        share = 1 - time[step + 1] / time[step]
+        counts.append(int(masked * share) if step < steps - 1 else masked)
+        masked -= counts[-1]
+    return counts
+
+
 SCHEDULES: dict[str, Callable[[int, int, float], list[int]]] = {
     "uniform": _uniform,
     "linear": _along(lambda t, shift: t),
     "shift": _along(lambda t, shift: shift * t / (1 + (shift - 1) * t)),
     "cosine": _along(lambda t, shift: 1 - 0.5 * (1 + torch.cos(math.pi * t))),
+    "timesteps": _timesteps,
     "logit-normal": _along(lambda t, shift: 0.5 * (1 + torch.erf(torch.log(t / (1 - t)) / math.sqrt(2)))),
 }
 """Name -> (masked tokens, steps, shift) -> tokens committed at each step."""

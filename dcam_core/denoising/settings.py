@@ -19,8 +19,11 @@ class SamplerSettings:
     Attributes:
         answer_length: number of positions G of the answer region, in tokens.
         steps: denoising steps over the whole answer; None: one token per step.
+        step_ratio: the steps as a share of the answer's length, rounded down per block; instead of `steps`.
         block_length: the answer is denoised block by block of this many positions, from left to right;
             None: one block.
+        draft_ids: ids that the answer begins with; mask ids among them are filled in, the others stay
+            as they are (infilling).
         schedule: how many tokens each step of a block commits, a name of
             `dcam_core.denoising.schedules.SCHEDULES`.
         shift: parameter of the "shift" schedule; > 1 starts slowly, < 1 starts fast.
@@ -28,23 +31,40 @@ class SamplerSettings:
             `dcam_core.denoising.remasking.REMASKING`; the others stay masked.
         temperature: 0 takes the most probable token; > 0 perturbs the logits with Gumbel noise drawn from
             a generator seeded with `seed`.
+        top_k: at each position only the k most probable tokens count, for the choice and for how sure it is;
+            None: all.
+        top_p: only the most probable tokens that together have this probability count; None: all.
         guidance_scale: classifier-free guidance; 0 switches it off. The logits become
             `unconditional + (guidance_scale + 1) * (conditional - unconditional)`.
         suppressed_ids: token ids that may not be committed at a masked position.
         stop_sequences: token-id sequences that end the answer; the earliest occurrence counts.
+        cache: what is kept between the forward passes of a run, a name out of the adapter's `caches`; None:
+            every step computes the whole sequence. "prefix": the prompt is read once and does not see the
+            answer (`Adapter.encode_prefix`).
+        prompt_interval: "dllm" cache: steps between two computations of the prompt's rows.
+        answer_interval: "dllm" cache: steps between two computations of all of the answer's rows.
+        transfer_ratio: "dllm" cache: share of the answer's rows, in [0, 1], computed at the other steps.
         seed: seed of every random number of the run.
     """
 
     answer_length: int = 32
     steps: int | None = None
+    step_ratio: float | None = None
     block_length: int | None = None
+    draft_ids: tuple[int, ...] = ()
     schedule: str = "uniform"
     shift: float = 3.0
     remasking: str = "low-confidence"
     temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
     guidance_scale: float = 0.0
     suppressed_ids: tuple[int, ...] = ()
     stop_sequences: tuple[tuple[int, ...], ...] = ()
+    cache: str | None = None
+    prompt_interval: int = 25
+    answer_interval: int = 7
+    transfer_ratio: float = 0.25
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,6 +83,30 @@ class SamplerSettings:
                 f"sampler.steps is {self.steps}, which is not a multiple of the {self.blocks} blocks "
                 f"(answer_length / block_length): choose a multiple"
             )
+        if self.step_ratio is not None and self.steps is not None:
+            raise ConfigurationError(
+                f"sampler.steps is {self.steps} and sampler.step_ratio is {self.step_ratio}: give one of them"
+            )
+        if self.step_ratio is not None and self.steps_per_block < 1:
+            raise ConfigurationError(
+                f"sampler.step_ratio is {self.step_ratio}, which leaves no step for a block of "
+                f"{self.answer_length // self.blocks} tokens: give a larger one"
+            )
+        if len(self.draft_ids) > self.answer_length:
+            raise ConfigurationError(
+                f"sampler.draft_ids holds {len(self.draft_ids)} ids, sampler.answer_length is "
+                f"{self.answer_length}: give a longer answer region or a shorter draft"
+            )
+        if self.top_k is not None and self.top_k < 1:
+            raise ConfigurationError(f"sampler.top_k is {self.top_k}: give at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ConfigurationError(f"sampler.top_p is {self.top_p}: give a probability above 0, at most 1")
+        if min(self.prompt_interval, self.answer_interval) < 1 or not 0 <= self.transfer_ratio <= 1:
+            raise ConfigurationError(
+                f"sampler.prompt_interval is {self.prompt_interval}, sampler.answer_interval "
+                f"{self.answer_interval}, sampler.transfer_ratio {self.transfer_ratio}: give intervals of at "
+                "least 1 and a ratio in [0, 1]"
+            )
         if self.temperature < 0:
             raise ConfigurationError(f"sampler.temperature is {self.temperature}: give 0 or more")
         if self.shift <= 0:
@@ -76,6 +120,8 @@ class SamplerSettings:
     @property
     def steps_per_block(self) -> int:
         """Denoising steps spent on each block."""
+        if self.step_ratio is not None:
+            return int(self.answer_length // self.blocks * self.step_ratio)
         return (self.answer_length if self.steps is None else self.steps) // self.blocks
 
     @property
@@ -101,21 +147,27 @@ class SamplerSettings:
                 )
             if value is not None:
                 values[name] = _converted(name, value, getattr(SamplerSettings, name))
+        # The number of steps is said in one of two ways: naming one replaces the other.
+        if values.keys() & {"steps", "step_ratio"}:
+            values = {"steps": None, "step_ratio": None} | values
         return dataclasses.replace(self, **values)
 
 
+OPTIONAL: dict[str, type] = {"step_ratio": float, "top_p": float, "cache": str}
+"""Types of the settings that may be None; the others of them are integers."""
+
+
 def _converted(name: str, value: Any, default: Any) -> Any:
-    """`value` as the type of the field's default; None defaults are optional integers."""
+    """`value` as the type of the field's default, or as that of an optional field."""
     try:
-        if name == "suppressed_ids":
+        if name in ("suppressed_ids", "draft_ids"):
             return tuple(int(token) for token in value)
         if name == "stop_sequences":
             return tuple(tuple(int(token) for token in sequence) for sequence in value)
-        kind = int if default is None else type(default)
+        kind = OPTIONAL.get(name, int) if default is None else type(default)
         if kind is int and (isinstance(value, bool) or int(value) != float(value)):
             raise ValueError(value)
         return kind(value)
     except (TypeError, ValueError) as error:
-        raise ConfigurationError(
-            f"sampler.{name} is {value!r}, which is not a {type(default).__name__ if default is not None else 'int'}"
-        ) from error
+        wanted = OPTIONAL.get(name, int) if default is None else type(default)
+        raise ConfigurationError(f"sampler.{name} is {value!r}, which is not a {wanted.__name__}") from error

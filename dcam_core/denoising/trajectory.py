@@ -8,10 +8,13 @@ from torch import Tensor
 
 from dcam_core.denoising.settings import SamplerSettings
 
-__all__ = ["NEVER_COMMITTED", "Trajectory"]
+__all__ = ["GIVEN", "NEVER_COMMITTED", "Trajectory"]
 
 NEVER_COMMITTED = -1
 """Commit step of a position that was still undecided when the run ended."""
+
+GIVEN = -2
+"""Commit step of a position that the draft decided (`SamplerSettings.draft_ids`)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,7 +28,8 @@ class Trajectory:
     Attributes:
         states: [steps + 1, G] int64, ids of the answer region before the first step (all masked), and
             after every step.
-        commit_steps: [G] int64, the step that decided each position; `NEVER_COMMITTED` if none did.
+        commit_steps: [G] int64, the step that decided each position; `NEVER_COMMITTED` if none did,
+            `GIVEN` if it was given.
         commit_logits: [G] float32, the logit of the chosen token in the forward pass that decided it
             (after guidance, before Gumbel noise); NaN if never committed.
         commit_probabilities: [G] float32, its softmax probability there; NaN if never committed.

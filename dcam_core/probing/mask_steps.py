@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
-from dcam_core.denoising.trajectory import NEVER_COMMITTED, Trajectory
+from dcam_core.denoising.trajectory import GIVEN, NEVER_COMMITTED, Trajectory
 from dcam_core.errors import ConfigurationError, StructuralValidityError, TargetError
 from dcam_core.hookspecs import hookimpl
 
@@ -69,6 +69,11 @@ class Commit(MaskStepPolicy):
         by_step: dict[int, list[int]] = defaultdict(list)
         for position in target.positions:
             by_step[int(trajectory.commit_steps[position])].append(position)
+        if GIVEN in by_step:
+            raise TargetError(
+                f"target {target.word!r}: position {by_step[GIVEN][0]} was given in the draft, no denoising step "
+                "decided it; use mask_step=infill"
+            )
         if NEVER_COMMITTED in by_step:
             raise TargetError(
                 f"target {target.word!r}: position {by_step[NEVER_COMMITTED][0]} was never committed during "

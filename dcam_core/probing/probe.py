@@ -9,13 +9,14 @@ targets that share a state share its forward pass.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from dcam_core.denoising.decision import decision_logits
+from dcam_core.denoising.decision import Decider
 from dcam_core.errors import ReplayError, StructuralValidityError
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def probe(
             [B, n, C] with the whole image-token span within n.
         readings: what to read.
         image_positions: [N] int64, sequence positions of the image tokens to keep.
-        settings: guidance and suppressed ids, as during generation.
+        settings: guidance, suppressed ids and prefix cache, as during generation.
         states_per_forward: how many different states are replayed in one batch; bounds memory.
         targets_per_backward: how many readings of one state are differentiated in one vectorised backward
             pass; 1 differentiates one after the other, which needs the least memory.
@@ -128,17 +129,16 @@ def _probe_states(
     wanted = sorted({p for group in members for i in group for p in _read(readings[i])})
     columns = {position: column for column, position in enumerate(wanted)}
 
+    decider = Decider(adapter, inputs, settings)
     capture = _Capture(adapter.model.get_submodule(layer), layer, inputs)
-    with torch.inference_mode(False), torch.enable_grad(), capture:
-        logits = decision_logits(adapter, inputs, states, torch.tensor(wanted, device=device), settings)
+    with torch.inference_mode(False), torch.enable_grad():
+        # With a prefix cache the forward pass that holds the picture is not the one that makes the logits.
+        with capture:
+            cached = decider.prefix is not None
+        with nullcontext() if cached else capture:
+            logits = decider.logits(states, torch.tensor(wanted, device=device))
         leaf = capture.leaf
-
-        # Readings of different states do not touch each other's rows, so the first reading of every state
-        # goes into one scalar, the second of every state into the next: few backward passes for many.
-        rounds = [
-            [(row, group[turn]) for row, group in enumerate(members) if turn < len(group)]
-            for turn in range(max(map(len, members)))
-        ]
+        rounds = _rounds(members, shared=len(leaf) < len(members))
         order = [index for pairs in rounds for _, index in pairs]
         scores, log_probabilities, totals = [], [], []
         for pairs in rounds:
@@ -156,7 +156,7 @@ def _probe_states(
         gradients = _differentiate(torch.stack(totals), leaf, targets_per_backward, layer)
 
     image_positions = image_positions.to(device)
-    where = [(turn, row) for turn, pairs in enumerate(rounds) for row, _ in pairs]
+    where = [(turn, row % len(leaf)) for turn, pairs in enumerate(rounds) for row, _ in pairs]
     turns, rows_of = (torch.tensor(part, device=device) for part in zip(*where, strict=True))
     return Probed(
         readings=tuple(order),
@@ -167,6 +167,21 @@ def _probe_states(
     )
 
 
+def _rounds(members: Sequence[Sequence[int]], *, shared: bool) -> list[list[tuple[int, int]]]:
+    """(row of the state, reading) of every backward pass.
+
+    Readings of different states do not touch each other's rows of the leaf, so the first reading of every
+    state goes into one scalar, the second of every state into the next: few backward passes for many. Where
+    all states share one row, every reading needs its own.
+    """
+    if shared:
+        return [[(row, index)] for row, group in enumerate(members) for index in group]
+    return [
+        [(row, group[turn]) for row, group in enumerate(members) if turn < len(group)]
+        for turn in range(max(map(len, members)))
+    ]
+
+
 def _read(reading: Reading) -> tuple[int, ...]:
     """All answer positions that a reading looks at, those of its tokens first."""
     return (*reading.positions, *reading.objective.context)
@@ -174,22 +189,27 @@ def _read(reading: Reading) -> tuple[int, ...]:
 
 def _differentiate(totals: Tensor, leaf: Tensor, chunk: int, layer: str) -> Tensor:
     """[K, S, n, C] gradients of K scalars with respect to the leaf, `chunk` scalars at a time."""
+    unreached = ReplayError(
+        f"the target does not depend on the output of {layer!r}: "
+        "no gradient reaches it from the logits; probe an earlier layer"
+    )
     if not totals.requires_grad:
-        raise ReplayError(
-            f"the target does not depend on the output of {layer!r}: "
-            "no gradient reaches it from the logits; probe an earlier layer"
-        )
+        raise unreached
     parts = []
     for start in range(0, len(totals), chunk):
         part = totals[start : start + chunk]
         last = start + chunk >= len(totals)
         if len(part) == 1:
-            (gradient,) = torch.autograd.grad(part[0], leaf, retain_graph=not last)
-            parts.append(gradient[None])
+            (gradient,) = torch.autograd.grad(part[0], leaf, retain_graph=not last, allow_unused=True)
+            gradient = None if gradient is None else gradient[None]
         else:
             basis = torch.eye(len(part), dtype=part.dtype, device=part.device)
-            (gradient,) = torch.autograd.grad(part, leaf, basis, retain_graph=not last, is_grads_batched=True)
-            parts.append(gradient)
+            (gradient,) = torch.autograd.grad(
+                part, leaf, basis, retain_graph=not last, is_grads_batched=True, allow_unused=True
+            )
+        if gradient is None:
+            raise unreached
+        parts.append(gradient)
     return torch.cat(parts)
 
 

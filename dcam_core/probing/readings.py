@@ -32,12 +32,14 @@ class TargetReading:
         weight: share of this reading in the target's map; the weights of a target sum to 1.
         step: the denoising step that read the state; None if no step did.
         reading: what the probe must do.
+        invalid: why the step is not structurally valid, though it is replayed; empty if it is.
     """
 
     target: int
     weight: float
     step: int | None
     reading: Reading
+    invalid: str = ""
 
 
 def plan_readings(
@@ -63,7 +65,15 @@ def plan_readings(
         for state in states:
             ids = tuple(tokens[position] for position in state.positions)
             reading = Reading(state.ids, tuple(state.positions), ids, objective)
-            readings.append(TargetReading(index, len(state.positions) / read, state.step, reading))
+            reason = None if state.step is None else adapter.invalid_reason(trajectory, state.step)
+            if reason and method.invalid_steps == "refuse":
+                raise StructuralValidityError(
+                    f"denoising step {state.step} cannot be probed: {reason}; choose another mask_step, or set "
+                    "invalid_steps=warn to replay its state in full"
+                )
+            readings.append(
+                TargetReading(index, len(state.positions) / read, state.step, reading, reason or "")
+            )
     return readings
 
 
@@ -89,10 +99,6 @@ def _states(
                 f"mask_step {policy!r} gave a state of shape {list(state.ids.shape)} reading positions "
                 f"{state.positions} for {target.word!r}: it must be {list(expected)} and read positions out of "
                 f"{target.positions}",
-            )
-        if state.step is not None and (reason := adapter.invalid_reason(trajectory, state.step)):
-            raise StructuralValidityError(
-                f"denoising step {state.step} cannot be probed: {reason}; choose another mask_step"
             )
     return states
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dcam_core.adapter import Adapter
 from dcam_core.denoising import SamplerSettings
-from dcam_core.inputs import ImageView, Inputs
+from dcam_core.inputs import ImageView, Inputs, Prefix
 
 WORDS = "a the red blue green circle square star moon and , left of right no yes one two three".split()
 SPECIAL = ["<mask>", "<stop>", "<unk>"]
@@ -38,10 +38,12 @@ class Block(nn.Module):
         self.attention = nn.MultiheadAttention(CHANNELS, 4, batch_first=True, dropout=0.1)
         self.mlp = nn.Sequential(nn.Linear(CHANNELS, 48), nn.GELU(), nn.Dropout(0.1), nn.Linear(48, CHANNELS))
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor]:
+    def forward(self, hidden: Tensor, prefix: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`prefix`: [1, L, C], what the prompt's rows gave to attention; given back for the next call."""
         normed = self.norm(hidden)
-        hidden = hidden + self.attention(normed, normed, normed, need_weights=False)[0]
-        return (hidden + self.mlp(hidden),)
+        read = normed if prefix is None else torch.cat([prefix.expand(len(normed), -1, -1), normed], dim=1)
+        hidden = hidden + self.attention(normed, read, read, need_weights=False)[0]
+        return hidden + self.mlp(hidden), normed
 
 
 class ToyModel(nn.Module):
@@ -124,13 +126,27 @@ class ToyAdapter(Adapter):
         corners += [x[1:].expand(rows, -1), y[1:, None].expand(-1, cols)]
         return ImageView(name, positions.contiguous(), torch.stack(corners, -1))
 
-    def replay(self, inputs: Inputs, states: Tensor, positions: Tensor) -> Tensor:
-        prompt = inputs.embeddings.expand(len(states), -1, -1)
-        hidden = torch.cat([prompt, self.model.embed(states)], dim=1)
-        hidden = hidden + self.model.place.weight[: hidden.shape[1]]
+    caches = ("prefix",)
+
+    def encode_prefix(self, inputs: Inputs) -> Prefix:
+        hidden, kept = inputs.embeddings + self.model.place.weight[: inputs.prompt_length], []
         for block in self.model.blocks:
-            hidden = block(hidden)[0]
-        return self.model.head(hidden[:, inputs.prompt_length + positions]).float()
+            hidden, normed = block(hidden)
+            kept.append(normed)
+        return Prefix(kept)
+
+    def replay(
+        self, inputs: Inputs, states: Tensor, positions: Tensor, prefix: Prefix | None = None
+    ) -> Tensor:
+        hidden, start = self.model.embed(states), inputs.prompt_length
+        if prefix is None:
+            prompt = inputs.embeddings.expand(len(states), -1, -1)
+            hidden, start = torch.cat([prompt, hidden], dim=1), 0
+        hidden = hidden + self.model.place.weight[start : start + hidden.shape[1]]
+        kept = [None] * len(self.model.blocks) if prefix is None else prefix.keys_values
+        for block, normed in zip(self.model.blocks, kept, strict=True):
+            hidden = block(hidden, normed)[0]
+        return self.model.head(hidden[:, inputs.prompt_length - start + positions]).float()
 
     def unconditional(self, inputs: Inputs) -> Inputs:
         mask = self.model.embed.weight[self.mask_token_id].detach()

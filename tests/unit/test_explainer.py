@@ -132,6 +132,42 @@ def test_an_invalid_step_is_refused_with_its_reason():
     assert all(step % 2 == 0 for step in explanation.targets[0].probed_steps)
 
 
+def test_an_invalid_step_is_replayed_in_full_where_a_warning_is_enough():
+    class Cached(ToyAdapter):
+        def invalid_reason(self, trajectory, step):
+            return "its image span came from the cache" if step % 2 else None
+
+    settings = ("probe_layer=0", "mask_step=3")
+    fresh = _explainer(*settings).explain(PICTURE, PROMPT, targets=["@1"])
+    stale = _explainer(*settings, "invalid_steps=warn", adapter=Cached()).explain(
+        PICTURE, PROMPT, targets=["@1"]
+    )
+    assert torch.equal(stale.raw, fresh.raw)
+    assert "step 3 is not structurally valid: its image span came from" in stale.targets[0].notes[0]
+    assert not fresh.targets[0].notes
+    with pytest.raises(ConfigurationError, match=r"invalid_steps is 'ignore': it is one of 'refuse', 'warn'"):
+        _explainer("invalid_steps=ignore")
+
+
+def test_a_prefix_cache_changes_what_is_probed():
+    full = _explainer("probe_layer=0").explain(PICTURE, PROMPT, targets=["@1"])
+    cached = _explainer("probe_layer=0", "sampler.cache=prefix").explain(PICTURE, PROMPT, targets=["@1"])
+    assert cached.settings["sampler"]["cache"] == "prefix"
+    assert not torch.allclose(full.raw, cached.raw)
+    with pytest.raises(ConfigurationError, match=r"sampler.cache is 'other', which toy does not offer"):
+        _explainer("sampler.cache=other").explain(PICTURE, PROMPT, targets=["@1"])
+
+
+def test_a_draft_is_kept_and_its_gaps_are_filled():
+    draft = [5, 0, 7]
+    explainer = _explainer("probe_layer=0", f"sampler.draft_ids={draft}", "sampler.suppressed_ids=[0,1,2]")
+    explanation = explainer.explain(PICTURE, PROMPT, targets=["@1"])
+    ids = [token for target in explanation.targets for token in target.token_ids]
+    assert len(ids) == 1
+    with pytest.raises(TargetError, match="position 0 was given in the draft"):
+        explainer.explain(PICTURE, PROMPT, targets=["@0"])
+
+
 @pytest.mark.parametrize(
     "setting",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -39,10 +40,10 @@ def _readings(trajectory, states, positions=((0,), (1, 2), (5,))):
     ]
 
 
-def _collect(adapter, inputs, layer, readings, **options):
+def _collect(adapter, inputs, layer, readings, settings=SETTINGS, **options):
     where = torch.cat([view.positions.flatten() for view in inputs.views])
     with untouched(adapter.model):
-        batches = list(probe(adapter, inputs, layer, readings, where, SETTINGS, **options))
+        batches = list(probe(adapter, inputs, layer, readings, where, settings, **options))
     order = torch.tensor([index for batch in batches for index in batch.readings])
     back = order.argsort()
     fields = ("activations", "gradients", "scores", "log_probabilities")
@@ -70,6 +71,40 @@ def test_gradients_are_those_of_plain_autograd(adapter, run, layer):
         torch.testing.assert_close(found["gradients"][index], gradient[0, where])
         torch.testing.assert_close(found["activations"][index], seen[0].detach()[0, where])
         torch.testing.assert_close(found["scores"][index], score.detach())
+
+
+@pytest.mark.parametrize("layer", ["blocks.0", "blocks.1.norm"])
+@pytest.mark.parametrize("options", [{}, {"states_per_forward": 1}, {"targets_per_backward": 3}])
+def test_with_a_prefix_cache_gradients_reach_the_prompt_through_keys_and_values(adapter, run, layer, options):
+    inputs, trajectory = run
+    readings = _readings(trajectory, [0, 3])
+    settings = dataclasses.replace(SETTINGS, cache="prefix")
+    found = _collect(adapter, inputs, layer, readings, settings, **options)
+    where = torch.cat([view.positions.flatten() for view in inputs.views])
+    for index, reading in enumerate(readings):
+        seen = []
+        handle = adapter.model.get_submodule(layer).register_forward_hook(
+            lambda module, args, output, seen=seen: seen.append(
+                output if isinstance(output, torch.Tensor) else output[0]
+            )
+        )
+        adapter.model.requires_grad_(True)
+        prefix = adapter.encode_prefix(inputs)
+        handle.remove()
+        logits = adapter.replay(inputs, reading.state[None], torch.tensor(reading.positions), prefix)[0]
+        score = LOGIT.score(logits, torch.tensor(reading.token_ids))
+        (gradient,) = torch.autograd.grad(score, seen[0])
+        torch.testing.assert_close(found["gradients"][index], gradient[0, where])
+        torch.testing.assert_close(found["activations"][index], seen[0].detach()[0, where])
+        torch.testing.assert_close(found["scores"][index], score.detach())
+    assert found["gradients"].abs().sum() > 0
+
+
+def test_with_a_prefix_cache_the_last_block_is_refused(adapter, run):
+    inputs, trajectory = run
+    settings = dataclasses.replace(SETTINGS, cache="prefix")
+    with pytest.raises(ReplayError, match=r"no gradient reaches it.*earlier layer"):
+        _collect(adapter, inputs, "blocks.2", _readings(trajectory, [0]), settings)
 
 
 @pytest.mark.parametrize("options", [{"states_per_forward": 1}, {"targets_per_backward": 3}])

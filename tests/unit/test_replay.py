@@ -17,13 +17,15 @@ INPUTS = ADAPTER.prepare(Image.linear_gradient("L").resize((40, 30)).convert("RG
 @pytest.mark.parametrize("block_length", [None, 4, 2])
 @pytest.mark.parametrize("guidance", [0.0, 1.5])
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_replayed_logits_are_those_of_the_decision(block_length, guidance, temperature):
+@pytest.mark.parametrize("cache", [None, "prefix"])
+def test_replayed_logits_are_those_of_the_decision(block_length, guidance, temperature, cache):
     settings = SamplerSettings(
         answer_length=8,
         block_length=block_length,
         steps=4,
         guidance_scale=guidance,
         temperature=temperature,
+        cache=cache,
         suppressed_ids=(0, 2),
     )
     run = denoise(ADAPTER, INPUTS, settings)
