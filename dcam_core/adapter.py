@@ -16,6 +16,7 @@ from dcam_core.denoising.settings import SamplerSettings
 from dcam_core.denoising.trajectory import Trajectory
 from dcam_core.errors import ConfigurationError
 from dcam_core.inputs import Inputs, Prefix
+from dcam_core.placement import Placement
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,17 +56,19 @@ class Adapter(ABC):
 
     @classmethod
     @abstractmethod
-    def load(cls, folder: Path, *, device: torch.device, dtype: torch.dtype | None) -> Self:
+    def load(cls, folder: Path, placement: Placement = Placement()) -> Self:  # noqa: B008  (immutable)
         """Load a checkpoint folder in the layout that the family publishes.
+
+        A family may have further options of its own: keyword-only, with defaults. `load_model` hands them on.
 
         Args:
             folder: holds config.json, safetensors (one file, or shards with their index) and, for
                 prompts given as text, the tokenizer's files.
-            device: where the model goes.
-            dtype: floating dtype of the weights; None: as stored.
+            placement: where the weights go, and in which form.
 
         Raises:
             CheckpointError: a file or tensor is missing, unexpected or mis-shaped; all are named.
+            ConfigurationError: the placement cannot be had for this model, or on this machine.
         """
 
     @classmethod
@@ -132,21 +135,25 @@ class Adapter(ABC):
     # -- what it computes ----------------------------------------------------------------------------
 
     @abstractmethod
-    def prepare(self, picture: Image, prompt: str) -> Inputs:
+    def prepare(self, picture: Image | Sequence[Image], prompt: str) -> Inputs:
         """Apply the chat template, tokenise, and locate the picture among the prompt's tokens.
 
         Args:
-            picture: the picture; converted to RGB first.
+            picture: the picture, or several in the order in which the model reads them; converted to RGB
+                first.
             prompt: the user's words.
+
+        Raises:
+            UsageError: there are several pictures and the family reads one.
         """
 
     @abstractmethod
-    def prepare_ids(self, picture: Image, input_ids: Tensor) -> Inputs:
+    def prepare_ids(self, picture: Image | Sequence[Image], input_ids: Tensor) -> Inputs:
         """As `prepare`, for a prompt that is tokenised already.
 
         Args:
-            picture: the picture; converted to RGB first.
-            input_ids: [1, n] int64 with the family's image placeholder.
+            picture: the picture, or several; converted to RGB first.
+            input_ids: [1, n] int64 with the family's image placeholder, one for every picture.
         """
 
     @abstractmethod
@@ -216,6 +223,14 @@ class Adapter(ABC):
         freshly computed. Families without a cache re-encode the whole sequence at every step: all are.
         """
         return None
+
+    def exact_replay(self, trajectory: Trajectory, step: int) -> bool:
+        """Whether replaying a step's state repeats the computation by which the step decided.
+
+        False where a cache that `replay` knows nothing of served some rows of the answer: then a replay is the
+        decision made anew, in full.
+        """
+        return True
 
     # -- naming its modules --------------------------------------------------------------------------
 

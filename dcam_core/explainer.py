@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -19,18 +18,20 @@ from dcam_core.denoising.trajectory import Trajectory
 from dcam_core.errors import ConfigurationError, PluginError
 from dcam_core.method import Method, resolve_method
 from dcam_core.models import load_model
-from dcam_core.picture import read_picture
+from dcam_core.picture import read_pictures
 from dcam_core.plugins import default_manager
 from dcam_core.probing.defaults import CORE_DEFAULTS
-from dcam_core.probing.normalise import min_max
-from dcam_core.probing.picture_grid import PictureGrid, select_views
+from dcam_core.probing.picture_grid import picture_grids
 from dcam_core.probing.probe import Probed, probe
 from dcam_core.probing.readings import TargetReading, plan_readings
+from dcam_core.probing.refining import refine
 from dcam_core.probing.targets import Answer, Target, read_answer, select_targets
 from dcam_core.probing.untouched import untouched
-from dcam_core.refiner import Refiner, RefinerContext
-from dcam_core.results.explanation import ExplainedTarget, Explanation
-from dcam_core.results.record import answer_words, explained_target, model_identity, step_texts
+from dcam_core.refiner import Refiner
+from dcam_core.results.explanation import Explanation
+from dcam_core.results.picture_maps import PictureMaps
+from dcam_core.results.record import answer_words, explained_targets, model_identity, step_texts
+from dcam_core.results.run import ExplainedRun, RunMaps
 
 if TYPE_CHECKING:
     from torch import nn
@@ -56,21 +57,6 @@ class Progress(Protocol):
             done: how many are done.
             total: how many there are; denoising may end early.
         """
-
-
-@dataclass(frozen=True, eq=False)
-class ExplainedRun:
-    """Maps for words of one recorded run.
-
-    Attributes:
-        targets: T records, one per map.
-        raw: [T, H, W] float32 on the CPU, maps on the picture grid before refinement, not normalised.
-        maps: [T, H, W] float32 on the CPU, in [0, 1].
-    """
-
-    targets: tuple[ExplainedTarget, ...]
-    raw: Tensor
-    maps: Tensor
 
 
 class Explainer:
@@ -127,7 +113,7 @@ class Explainer:
 
     def explain(
         self,
-        image: Image.Image | str | Path,
+        image: Image.Image | str | Path | Sequence[Image.Image | str | Path],
         prompt: str,
         targets: Iterable[str | int] | None = None,
         *,
@@ -137,7 +123,8 @@ class Explainer:
         """Let the model answer, and show where in the picture each target word came from.
 
         Args:
-            image: a picture, or the path of one.
+            image: a picture, or the path of one; or several for one prompt, in the order in which the model
+                reads them: then every target gets a map over each.
             prompt: what to ask.
             targets: words ("circle"), occurrences ("circle#2"), phrases ("red circle") or answer positions
                 (5 or "@5"); None: all words of the answer.
@@ -149,27 +136,27 @@ class Explainer:
             The explanation. Same inputs, seed and machine: the same maps, bit for bit, on the CPU.
 
         Raises:
-            PictureError: the picture is missing or cannot be read.
+            PictureError: a picture is missing or cannot be read.
             TargetError: a target is not in the answer; its words are listed.
             StructuralValidityError: the method asks for a step or module that cannot be probed.
         """
-        picture = read_picture(image)
+        pictures = read_pictures(image)
         settings = self._sampler.merged({"seed": seed})
         with torch.inference_mode(False), torch.no_grad(), untouched(self.model.model):
-            inputs = self.model.prepare(picture, prompt)
+            inputs = self._prepare(pictures, prompt)
             trajectory = self.model.denoise(inputs, settings, self._on_step(progress))
         answer = read_answer(trajectory.answer_ids, self.model.tokenizer)
         chosen = select_targets(answer, targets)
         run = self.explain_run(inputs, trajectory, answer, chosen, progress=progress)
 
         explanation = Explanation(
-            picture=picture,
+            pictures=tuple(
+                PictureMaps(picture, *part) for picture, part in zip(pictures, run.pictures, strict=True)
+            ),
             prompt=prompt,
             answer=answer.text,
             words=answer_words(answer, trajectory),
             targets=run.targets,
-            raw=run.raw,
-            maps=run.maps,
             settings=self._settings(trajectory),
             seed=seed,
             model=model_identity(self.model),
@@ -211,11 +198,34 @@ class Explainer:
             readings = plan_readings(self._hooks, self.method, self.model, targets, trajectory)
             raw, scores, log_probabilities = self._probe(inputs, trajectory, readings, len(targets), progress)
             with torch.no_grad():
-                maps = self._refine(raw, trajectory, answer)
-        raw, maps = raw.cpu(), maps.cpu()
-        self._hooks.observe("dcam_maps_made", targets=targets, raw=raw, maps=maps)
-        explained = self._explained(targets, trajectory, readings, raw, scores, log_probabilities)
-        return ExplainedRun(explained, raw, maps)
+                maps = refine(raw, self._refiners, trajectory, answer, self.model.image_size)
+        pictures = tuple(RunMaps(*(part.cpu() for part in pair)) for pair in zip(raw, maps, strict=True))
+        for number, part in enumerate(pictures):
+            self._hooks.observe(
+                "dcam_maps_made", targets=targets, raw=part.raw, maps=part.maps, picture=number
+            )
+        explained = explained_targets(
+            targets,
+            trajectory,
+            readings,
+            [part.raw for part in pictures],
+            scores,
+            log_probabilities,
+            policy=str(self.method.mask_step),
+            layer=self.layer,
+        )
+        return ExplainedRun(explained, pictures)
+
+    def _prepare(self, pictures: Sequence[Image.Image], prompt: str) -> Inputs:
+        """The prompt with its pictures, all of which must be found in it again."""
+        inputs = self.model.prepare(pictures[0] if len(pictures) == 1 else pictures, prompt)
+        if len(inputs.picture_sizes) != len(pictures):
+            raise PluginError(
+                self.model.family,
+                f"adapter {self.model.family!r} found {len(inputs.picture_sizes)} of the {len(pictures)} pictures "
+                "in its prompt: it does not read several; ask about each picture on its own",
+            )
+        return inputs
 
     def _on_step(self, progress: Progress | None) -> Any:
         def on_step(step: DenoisingStep) -> None:
@@ -232,11 +242,11 @@ class Explainer:
         readings: Sequence[TargetReading],
         targets: int,
         progress: Progress | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Raw maps [T, H, W], and score and log-probability of every reading."""
-        views = select_views(inputs, self.method.views)
-        grid = PictureGrid.over(views, inputs.picture_sizes[0])
-        raw = torch.zeros(targets, grid.rows, grid.cols, device=inputs.embeddings.device)
+    ) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Raw maps [T, H, W] of every picture, and score and log-probability of every reading."""
+        device = inputs.embeddings.device
+        grids = picture_grids(inputs, self.method.views)
+        raw = [torch.zeros(targets, grid.rows, grid.cols, device=device) for grid in grids]
         scores, log_probabilities = torch.zeros(len(readings)), torch.zeros(len(readings))
         done = 0
         batches = probe(
@@ -244,18 +254,21 @@ class Explainer:
             inputs,
             self.layer,
             [item.reading for item in readings],
-            grid.positions,
+            torch.cat([grid.positions for grid in grids]),
             trajectory.settings,
             states_per_forward=self._states_per_forward,
             targets_per_backward=self._targets_per_backward,
         )
         for probed in batches:
             with torch.no_grad():
-                maps = grid.lay(self._attribute(probed))
                 order = list(probed.readings)
-                weights = torch.tensor([readings[i].weight for i in order], device=raw.device)
-                owners = torch.tensor([readings[i].target for i in order], device=raw.device)
-                raw.index_add_(0, owners, maps * weights[:, None, None])
+                weights = torch.tensor([readings[i].weight for i in order], device=device)
+                owners = torch.tensor([readings[i].target for i in order], device=device)
+                evidence = torch.split(
+                    self._attribute(probed), [len(grid.positions) for grid in grids], dim=1
+                )
+                for grid, own, values in zip(grids, raw, evidence, strict=True):
+                    own.index_add_(0, owners, grid.lay(values) * weights[:, None, None])
             scores[order] = probed.scores.cpu()
             log_probabilities[order] = probed.log_probabilities.cpu()
             done += len(order)
@@ -279,66 +292,6 @@ class Explainer:
                 "load the model with dtype=float32, or probe an earlier layer",
             )
         return values
-
-    def _refine(self, raw: Tensor, trajectory: Trajectory, answer: Answer) -> Tensor:
-        """[T, H, W] maps in [0, 1]: normalised, then through the refiners in order."""
-        maps = min_max(raw)
-        context = RefinerContext(
-            raw=maps,
-            denoising_steps=trajectory.steps,
-            image_size=self.model.image_size,
-            answer_ids=answer.token_ids,
-            padding_ids=tuple(trajectory.final[trajectory.answer_length :].tolist()),
-        )
-        for name, refiner in self._refiners:
-            refined = refiner(maps, context)
-            if refined.shape != maps.shape or not refined.isfinite().all():
-                raise PluginError(
-                    name,
-                    f"refiner {name!r} gave {list(refined.shape)} with "
-                    f"{int((~refined.isfinite()).sum())} values that are not finite, expected finite "
-                    f"{list(maps.shape)}",
-                )
-            maps = refined
-        return maps.clamp(0, 1)
-
-    def _explained(
-        self,
-        targets: Sequence[Target],
-        trajectory: Trajectory,
-        readings: Sequence[TargetReading],
-        raw: Tensor,
-        scores: Tensor,
-        log_probabilities: Tensor,
-    ) -> tuple[ExplainedTarget, ...]:
-        """The records of all targets."""
-        records = []
-        for index, target in enumerate(targets):
-            own = [i for i, item in enumerate(readings) if item.target == index]
-            notes = [
-                f"step {readings[i].step} is not structurally valid: {readings[i].invalid}; its state was replayed "
-                "in full"
-                for i in own
-                if readings[i].invalid
-            ]
-            if raw[index].max() == raw[index].min():
-                value = "zero" if raw[index].max() == 0 else "the same"
-                notes.append(
-                    f"the map is {value} everywhere: at {self.layer} nothing in the picture spoke for this word "
-                    "more than anything else"
-                )
-            records.append(
-                explained_target(
-                    target,
-                    trajectory,
-                    [readings[i] for i in own],
-                    scores[own],
-                    log_probabilities[own],
-                    policy=str(self.method.mask_step),
-                    notes=notes,
-                )
-            )
-        return tuple(records)
 
     def _settings(self, trajectory: Trajectory) -> dict[str, Any]:
         """The merged configuration, with what was left open filled in."""

@@ -197,13 +197,15 @@ def dcam_denoising_step(step: DenoisingStep, adapter: Adapter) -> None:
 
 
 @hookspec
-def dcam_maps_made(targets: Sequence[Target], raw: Tensor, maps: Tensor) -> None:
-    """Hear that maps were made, before they become an explanation.
+def dcam_maps_made(targets: Sequence[Target], raw: Tensor, maps: Tensor, picture: int) -> None:
+    """Hear that maps were made, before they become an explanation. Called once for every picture of the prompt.
 
     Args:
         targets: T explained targets.
-        raw: [T, H, W] float32, the maps of the attribution; not to be written to.
-        maps: [T, H, W] float32 in [0, 1], the maps after all refiners; not to be written to.
+        raw: [T, H, W] float32, the maps of the attribution over this picture; not to be written to.
+        maps: [T, H, W] float32 in [0, 1], the maps after all refiners; not to be written to. Pictures differ in
+            H and W; the maps of one target share one scale over all of them.
+        picture: which picture the maps lie over, counted from 0 in the order of the prompt.
     """
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,35 +15,47 @@ from torch import nn
 
 from dcam_core.adapter import Adapter
 from dcam_core.errors import CheckpointError, ConfigurationError, UnknownNameError
+from dcam_core.placement import Placement
 from dcam_core.plugins import default_manager
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dcam_core.plugins import PluginManager
+    from dcam_core.plugins.registry import AdapterRegistry
 
-__all__ = ["DTYPES", "load_model", "read_config", "wrap_model"]
+__all__ = ["MisfitError", "checkpoint_folder", "load_model", "read_config", "wrap_model"]
 
-DTYPES = {
-    "float32": torch.float32,
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float64": torch.float64,
-}
-"""Names of the dtypes in which a model can be loaded."""
-
-# Weights, configuration and tokenizer: never code, never pickles.
+# Weights, configuration and tokenizer, never code; pickled weights only where there are no others.
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.yaml"]
+_HUB_PICKLES = ["pytorch_model*.bin"]
+
+
+class MisfitError(CheckpointError):
+    """The tensors of a checkpoint are not those of the model that its adapter builds.
+
+    Args:
+        message: what does not fit.
+        names: names of all tensors of the checkpoint, by which another family may be told.
+    """
+
+    def __init__(self, message: str, names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        super().__init__(message)
 
 
 def load_model(
     name: str | Path,
     *,
     adapter: str | None = None,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
+    device_map: str | Mapping[str, str | int | torch.device] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    quantisation: str | None = None,
     revision: str | None = None,
     manager: PluginManager | None = None,
+    **options: Any,
 ) -> Adapter:
     """Load a model.
 
@@ -50,11 +63,16 @@ def load_model(
         name: the name of an embedded model ("tiny-llada-v"), a checkpoint folder, or a hub id. A name wins
             over a folder of that name; write "./name" for the folder.
         adapter: family of the model; None: recognised from its config.json.
-        device: "cpu", "cuda", "cuda:1", "mps".
-        dtype: a name of `DTYPES`, or a torch dtype; None: as stored, but float32 on the CPU, where half
-            precision is slow and inexact.
+        device: "cpu", "cuda", "cuda:1", "mps"; None: "cpu", or what `device_map` says.
+        dtype: a name of `dcam_core.placement.DTYPES`, or a torch dtype; None: as stored, but float32 on the
+            CPU, where half precision is slow and inexact.
+        device_map: how the language model's blocks are spread over devices (needs accelerate): "auto",
+            "balanced", "sequential", or module path -> device or "disk"; see `dcam_core.placement.Placement`.
+        max_memory: bytes per device for a device map by name, as accelerate takes it.
+        quantisation: "8bit" or "4bit" for the linear layers of the blocks (needs bitsandbytes).
         revision: branch, tag or commit of a hub id.
         manager: the plugins to use; None: all that are installed.
+        options: further options of the family's own; see the `load` of its adapter.
 
     Returns:
         The model behind its adapter, in evaluation mode.
@@ -62,21 +80,29 @@ def load_model(
     Raises:
         UnknownNameError: no such name, folder or adapter.
         CheckpointError: the folder is not a complete checkpoint of a known family.
-        ConfigurationError: no such device or dtype.
+        ConfigurationError: no such device, dtype, placement or option.
     """
     manager = manager or default_manager()
-    target_device, target_dtype = _device(device), _dtype(dtype)
-    if target_dtype is None and target_device.type == "cpu":
-        target_dtype = torch.float32
+    placement = Placement.of(
+        device=device, dtype=dtype, device_map=device_map, max_memory=max_memory, quantisation=quantisation
+    )
     folder, family = _locate(str(name), revision, manager)
     config = read_config(folder)
     family = adapter or family
     registry = manager.registries.adapters
     try:
-        chosen = registry.get(family) if family else registry.recognise(config).load()
+        entry = registry.entry(family) if family else registry.recognise(config)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    model = chosen.load(folder, device=target_device, dtype=target_dtype)
+    chosen = entry.load()
+    _check_options(chosen, options)
+    try:
+        model = chosen.load(folder, placement, **options)
+    except CheckpointError as error:
+        hints = _hints(error, entry.name, config, registry)
+        if not hints:
+            raise
+        raise CheckpointError("; ".join([str(error), *hints])) from error
     model.name, model.folder = str(name), folder
     model.model.eval()
     return model
@@ -128,50 +154,95 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _locate(name: str, revision: str | None, manager: PluginManager) -> tuple[Path, str | None]:
-    """Folder of a model and, for an embedded one, its family."""
-    models = manager.registries.models
-    if name in models:
-        return Path(models.get(name)), models.entry(name).metadata.get("adapter")
+def checkpoint_folder(name: str, revision: str | None = None) -> Path:
+    """The folder of a checkpoint: the one of that name, or a snapshot of a hub repository.
+
+    Args:
+        name: a folder, or a hub id "owner/name".
+        revision: branch, tag or commit of a hub id.
+
+    Raises:
+        FileNotFoundError: it is a path, or no hub id, and there is no such folder.
+        CheckpointError: it is a file, or cannot be had from the hub.
+        ConfigurationError: a revision of a folder is asked for.
+    """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return folder, None
+        if revision is not None:
+            raise ConfigurationError(
+                f"revision {revision!r} is asked for, but {name} is a folder: leave it out"
+            )
+        return folder
     if folder.exists():
         raise CheckpointError(
             f"model {name} is a file: give the folder that holds config.json and the weights"
         )
-    looks_like_path = name.startswith((".", "/", "~")) or name.count("/") != 1
-    if looks_like_path:
-        raise UnknownNameError("model", name, models.names, "A folder of that name does not exist either.")
+    if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise FileNotFoundError(f"a folder {name} does not exist")
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES)), None
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
+        if not any(folder.rglob("*.safetensors")):
+            patterns = [*_HUB_FILES, *_HUB_PICKLES]
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
-        raise UnknownNameError(
-            "model", name, models.names, "It is no folder and no hub id either."
-        ) from error
+        raise FileNotFoundError(f"{name} is no hub id") from error
     except Exception as error:
         line = " ".join(str(error).split())
+        at = f" at revision {revision!r}" if revision else ""
         raise CheckpointError(
-            f"model {name!r} is neither an embedded model ({', '.join(models.names)}) nor a folder, and cannot "
-            f"be had from the hub: {type(error).__name__}: {line}"
+            f"model {name!r}{at} is no folder, and cannot be had from the hub: {type(error).__name__}: {line}; "
+            "check the spelling and the network, or download it and give the folder"
         ) from error
+    return folder
 
 
-def _device(device: str | torch.device) -> torch.device:
-    """A device that is there."""
+def _locate(name: str, revision: str | None, manager: PluginManager) -> tuple[Path, str | None]:
+    """Folder of a model and, for an embedded one, its family."""
+    models = manager.registries.models
+    if name in models:
+        if revision is not None:
+            raise ConfigurationError(
+                f"revision {revision!r} is asked for, but {name} is embedded: leave it out"
+            )
+        return Path(models.get(name)), models.entry(name).metadata.get("adapter")
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        line = str(error).splitlines()[0]
-        raise ConfigurationError(f"device {str(device)!r} cannot be used: {line}; use 'cpu'") from error
-    return found
+        return checkpoint_folder(name, revision), None
+    except FileNotFoundError as error:
+        hint = (
+            "It is no folder and no hub id either."
+            if error.__cause__
+            else "A folder of that name does not exist either."
+        )
+        raise UnknownNameError("model", name, models.names, hint) from error
 
 
-def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
-    """A dtype by its name."""
-    if not isinstance(dtype, str):
-        return dtype
-    if dtype not in DTYPES:
-        raise ConfigurationError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    return DTYPES[dtype]
+def _check_options(chosen: type[Adapter], options: Mapping[str, Any]) -> None:
+    """Whether a family knows the options that are its own."""
+    known = [
+        name
+        for name, parameter in inspect.signature(chosen.load).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    ]
+    if unknown := [name for name in options if name not in known]:
+        raise ConfigurationError(
+            f"adapter {chosen.family!r} has no option {', '.join(map(repr, unknown))}: there are "
+            f"{', '.join(known) or 'none'}"
+        )
+
+
+def _hints(
+    error: CheckpointError, chosen: str, config: Mapping[str, Any], registry: AdapterRegistry
+) -> list[str]:
+    """What speaks for another family than the one whose adapter failed to load a checkpoint."""
+    hints = []
+    claims = [entry.name for entry in registry.claims(config)]
+    if claims and chosen not in claims:
+        hints.append(
+            f"adapter {chosen!r} was asked for, but config.json is one of {' or '.join(claims)}: "
+            "leave the adapter out, or name that one"
+        )
+    if isinstance(error, MisfitError):
+        alike = [entry.name for entry in registry.resembling(error.names)]
+        if alike and chosen not in alike:
+            hints.append(f"the tensors look like those of {' or '.join(alike)}")
+    return hints

@@ -1,14 +1,15 @@
-"""Read a picture, or say why it cannot be read."""
+"""Read pictures, or say why they cannot be read."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dcam_core.errors import PictureError
 
-__all__ = ["read_picture"]
+__all__ = ["read_picture", "read_pictures"]
 
 
 def read_picture(picture: Image.Image | str | Path) -> Image.Image:
@@ -45,3 +46,24 @@ def read_picture(picture: Image.Image | str | Path) -> Image.Image:
         rgba = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return upright.convert("RGB")
+
+
+def read_pictures(
+    pictures: Image.Image | str | Path | Sequence[Image.Image | str | Path],
+) -> tuple[Image.Image, ...]:
+    """One picture or several as RGB, upright.
+
+    Args:
+        pictures: a picture, the path of one, or a sequence of pictures and paths.
+
+    Returns:
+        At least one picture, each as `read_picture` gives it.
+
+    Raises:
+        PictureError: there is none in the sequence, or one cannot be read.
+    """
+    if isinstance(pictures, Image.Image | str | Path):
+        return (read_picture(pictures),)
+    if not pictures:
+        raise PictureError("the sequence of pictures is empty: give at least one picture")
+    return tuple(read_picture(picture) for picture in pictures)

@@ -38,7 +38,7 @@ class Crop:
         side: side S of the crop in pixels.
         seen: the tower sees the pixels 0 .. seen-1 of each axis; the strip up to `side` is lost when the
             patch size does not divide the crop.
-        cells: tokens per side.
+        cells: tokens per side that the language model gets of it: one per patch, or fewer after pooling.
     """
 
     side: int
@@ -128,14 +128,15 @@ class TileGrid:
     grid: tuple[int, int]
 
     @classmethod
-    def plan(cls, size: Size, crop: Crop, canvases: Iterable[Size], max_tiles: int) -> Self:
+    def plan(cls, size: Size, crop: Crop, canvases: Iterable[Size], max_tiles: int | None) -> Self:
         """Works the geometry out from the size of the picture alone.
 
         Args:
             size: (width, height) of the picture.
             crop: geometry of one tile.
             canvases: (width, height) of every canvas on offer, multiples of the tile's side.
-            max_tiles: a grid of clearly more tokens than this many tiles have is resampled to that many.
+            max_tiles: a grid of clearly more tokens than this many tiles have is resampled to that many;
+                None: it never is.
 
         Raises:
             PictureError: the picture is so narrow that no row or column of tokens remains.
@@ -146,7 +147,7 @@ class TileGrid:
         full = canvas[1] // crop.side * crop.cells, canvas[0] // crop.side * crop.cells
         trimmed = _padding(size, full)
         kept = full[0] - 2 * trimmed[0], full[1] - 2 * trimmed[1]
-        grid = _limited(kept, crop.cells, max_tiles)
+        grid = kept if max_tiles is None else _limited(kept, crop.cells, max_tiles)
         if min(grid) < 1:
             raise PictureError(
                 f"a picture of {size[0]}x{size[1]} pixels is too narrow: no row of image tokens shows it; "

@@ -1,22 +1,39 @@
-"""The LLaMA-style transformer block that the LLaDA families share, with bidirectional attention.
+"""The LLaMA key layout: blocks with `self_attn.q_proj`, `mlp.gate_proj`, `input_layernorm`, ..., and their stack.
 
-Submodule names are those of the published checkpoints (`self_attn.q_proj`, `mlp.gate_proj`,
-`input_layernorm`, ...), so a state dict loads without renaming. Nothing here holds a buffer: rotary
-tables are computed from the positions of each call, so a model built on the meta device is complete
-once its parameters are assigned.
+LLaDA-V and the Dream backbone of LaViDa are published under these names. The mathematics is in
+`transformer.py`, and what callers of this module need of it can be imported from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from dcam_adapters.common.config_fields import refuse, require_fields
+from dcam_adapters.common.transformer import (
+    AttentionFunction,
+    KeysValues,
+    RMSNorm,
+    Rotary,
+    apply_rotary,
+    multi_head_attention,
+    plain_attention,
+    rotary_of,
+    rotary_tables,
+    run_blocks,
+    sdpa_attention,
+    swiglu,
+    transformer_block,
+)
 
 __all__ = [
     "AttentionFunction",
     "LlamaBlock",
+    "LlamaDimensions",
+    "LlamaModel",
     "RMSNorm",
     "Rotary",
     "SelfAttention",
@@ -27,119 +44,133 @@ __all__ = [
     "sdpa_attention",
 ]
 
-AttentionFunction = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
-"""(queries, keys, values [B, heads, n, head_dim], mask or None) -> [B, heads, n, head_dim].
 
-The mask broadcasts to [B, heads, n, n]; bool (True = may attend) or additive.
-"""
-
-Rotary = tuple[Tensor, Tensor]
-"""Cosine and sine tables, each [n, head_dim] or [B, 1, n, head_dim], in the activation's dtype."""
-
-
-def sdpa_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention by PyTorch's fused kernels: the default, and the fastest on accelerators."""
-    return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+# Without these a checkpoint's shapes are unknown; every other field has the published value as default.
+REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
 
 
-def plain_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """Softmax attention as two matrix products: several times faster than SDPA in bfloat16 on CPUs.
+@dataclass(frozen=True)
+class LlamaDimensions:
+    """What decides a LLaMA-style language model.
 
-    The softmax is taken in float32 whatever the dtype of the activations.
-    """
-    scores = queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    weights: Tensor = scores.softmax(-1, dtype=torch.float32).to(values.dtype)
-    return weights @ values
-
-
-def rotary_tables(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotary:
-    """Cosines and sines of the rotary position embedding, half-split convention.
-
-    Angles, cosines and sines are computed in float32 and only then cast (LLaDA-V spec, section 7).
-
-    Args:
-        positions: [n] or [B, n], the position of every token.
-        head_dim: width of one attention head; even.
-        theta: base of the geometric progression of frequencies.
-        dtype: dtype of the tables, that of the activations.
-
-    Returns:
-        cosines and sines, each [n, head_dim], or [B, 1, n, head_dim] for batched positions.
-    """
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32) / head_dim
-    angles = positions[..., None].float() * theta**-exponents
-    angles = torch.cat([angles, angles], dim=-1)
-    if positions.ndim == 2:
-        angles = angles[:, None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def apply_rotary(x: Tensor, rotary: Rotary) -> Tensor:
-    """Rotates the pairs (x[m], x[m + head_dim / 2]) of every head; x: [B, heads, n, head_dim]."""
-    cosines, sines = rotary
-    first, second = x.chunk(2, dim=-1)
-    return x * cosines + torch.cat([-second, first], dim=-1) * sines
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square norm: statistics in float32, cast back to the input's dtype, then the weight.
-
-    Args:
-        width: size of the normalised last dimension.
-        epsilon: added to the mean square.
+    Attributes:
+        vocabulary: rows V of the embedding.
+        width: model width D.
+        inner: width of the feed-forward network.
+        layers: number of blocks.
+        heads: number of query heads.
+        key_value_heads: number of key and value heads; divides `heads`.
+        epsilon: of the RMS norms.
+        theta: base of the rotary frequencies.
+        qkv_bias: whether the query, key and value projections have biases.
+        output_bias: whether the output projection of attention has a bias.
     """
 
-    def __init__(self, width: int, epsilon: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.epsilon = epsilon
+    vocabulary: int
+    width: int
+    inner: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    epsilon: float
+    theta: float
+    qkv_bias: bool = False
+    output_bias: bool = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., width] -> the same shape and dtype (promoted with the weight's)."""
-        x32 = x.float()
-        return self.weight * (x32 * torch.rsqrt(x32.square().mean(-1, keepdim=True) + self.epsilon)).to(
-            x.dtype
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+    @classmethod
+    def from_dict(
+        cls, values: Mapping[str, Any], *, family: str, epsilon: float, theta: float, **biases: bool
+    ) -> Self:
+        """Reads the fields of a parsed `config.json`; unknown fields are ignored.
+
+        Args:
+            values: the content of config.json.
+            family: name of the family, for messages.
+            epsilon: of the norms, where config.json does not say.
+            theta: of the rotary frequencies, where config.json does not say.
+            biases: `qkv_bias` and `output_bias`.
+
+        Raises:
+            CheckpointError: a field that decides the model's shape is missing, or a field asks for
+                something that is not offered.
+        """
+        require_fields(values, REQUIRED, family=family)
+        heads = values["num_attention_heads"]
+        # transformers >= 5 writes the rotary settings into a block of their own.
+        rotary = values.get("rope_parameters") or {}
+        found = cls(
+            vocabulary=values["vocab_size"],
+            width=values["hidden_size"],
+            inner=values["intermediate_size"],
+            layers=values["num_hidden_layers"],
+            heads=heads,
+            key_value_heads=values.get("num_key_value_heads") or heads,
+            epsilon=values.get("rms_norm_eps") or epsilon,
+            theta=rotary.get("rope_theta") or values.get("rope_theta") or theta,
+            **biases,
         )
+
+        def check(name: str, allowed: bool, offered: str) -> None:
+            if not allowed:
+                refuse(name, values.get(name), offered, family=family)
+
+        check("num_attention_heads", found.width % heads == 0, f"a divisor of hidden_size ({found.width})")
+        check(
+            "num_key_value_heads",
+            heads % found.key_value_heads == 0,
+            f"a divisor of num_attention_heads ({heads})",
+        )
+        check("hidden_act", values.get("hidden_act", "silu") == "silu", "'silu'")
+        check("rope_scaling", not values.get("rope_scaling"), "null")
+        check("use_sliding_window", not values.get("use_sliding_window"), "false")
+        check("tie_word_embeddings", not values.get("tie_word_embeddings"), "false")
+        return found
 
 
 class SelfAttention(nn.Module):
     """Multi-head attention over the whole sequence, with rotary positions and optional grouped keys.
 
     Args:
-        width: model width D.
-        heads: number of query heads.
-        key_value_heads: number of key and value heads; divides `heads`.
-        bias: whether the four projections have biases.
+        dimensions: the language model's.
         attention: how softmax attention is computed.
     """
 
-    def __init__(
-        self, width: int, heads: int, key_value_heads: int, *, bias: bool, attention: AttentionFunction
-    ) -> None:
+    def __init__(self, dimensions: LlamaDimensions, attention: AttentionFunction) -> None:
         super().__init__()
-        self.head_dim = width // heads
-        self.groups = heads // key_value_heads
+        self.head_dim = dimensions.head_dim
         self.attention = attention
-        self.q_proj = nn.Linear(width, heads * self.head_dim, bias=bias)
-        self.k_proj = nn.Linear(width, key_value_heads * self.head_dim, bias=bias)
-        self.v_proj = nn.Linear(width, key_value_heads * self.head_dim, bias=bias)
-        self.o_proj = nn.Linear(heads * self.head_dim, width, bias=bias)
+        width, narrow = dimensions.width, dimensions.key_value_heads * dimensions.head_dim
+        self.q_proj = nn.Linear(width, width, bias=dimensions.qkv_bias)
+        self.k_proj = nn.Linear(width, narrow, bias=dimensions.qkv_bias)
+        self.v_proj = nn.Linear(width, narrow, bias=dimensions.qkv_bias)
+        self.o_proj = nn.Linear(width, width, bias=dimensions.output_bias)
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None = None) -> Tensor:
-        """[B, n, D] -> [B, n, D]."""
-        queries, keys, values = (
-            projection(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
+    def forward(
+        self, x: Tensor, rotary: Rotary, mask: Tensor | None = None, prefix: KeysValues | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """[B, n, D] -> [B, n, D], and the keys and values of these rows; see `multi_head_attention`."""
+        mixed, own = multi_head_attention(
+            self.q_proj(x),
+            self.k_proj(x),
+            self.v_proj(x),
+            head_dim=self.head_dim,
+            rotary=rotary,
+            mask=mask,
+            prefix=prefix,
+            attention=self.attention,
         )
-        queries, keys = apply_rotary(queries, rotary), apply_rotary(keys, rotary)
-        if self.groups > 1:
-            keys = keys.repeat_interleave(self.groups, dim=1)
-            values = values.repeat_interleave(self.groups, dim=1)
-        mixed = self.attention(queries, keys, values, mask)
-        out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(-2))
-        return out
+        return self.o_proj(mixed), own
 
 
 class SwiGLU(nn.Module):
@@ -153,44 +184,84 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> [..., width]."""
-        out: Tensor = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        out: Tensor = self.down_proj(swiglu(self.gate_proj(x), self.up_proj(x)))
         return out
 
 
 class LlamaBlock(nn.Module):
-    """Pre-norm transformer block: attention, then the gated feed-forward network, each added to its input.
+    """Pre-norm transformer block.
 
     Args:
-        width: model width D.
-        inner: width of the feed-forward network.
-        heads: number of query heads.
-        key_value_heads: number of key and value heads.
-        epsilon: of both RMS norms.
-        attention_bias: whether the attention projections have biases.
+        dimensions: the language model's.
         attention: how softmax attention is computed.
     """
 
-    def __init__(
-        self,
-        width: int,
-        inner: int,
-        heads: int,
-        key_value_heads: int,
-        *,
-        epsilon: float,
-        attention_bias: bool = False,
-        attention: AttentionFunction = sdpa_attention,
-    ) -> None:
+    def __init__(self, dimensions: LlamaDimensions, attention: AttentionFunction = sdpa_attention) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(
-            width, heads, key_value_heads, bias=attention_bias, attention=attention
-        )
-        self.mlp = SwiGLU(width, inner)
-        self.input_layernorm = RMSNorm(width, epsilon)
-        self.post_attention_layernorm = RMSNorm(width, epsilon)
+        self.self_attn = SelfAttention(dimensions, attention)
+        self.mlp = SwiGLU(dimensions.width, dimensions.inner)
+        self.input_layernorm = RMSNorm(dimensions.width, dimensions.epsilon)
+        self.post_attention_layernorm = RMSNorm(dimensions.width, dimensions.epsilon)
 
-    def forward(self, x: Tensor, rotary: Rotary, mask: Tensor | None = None) -> Tensor:
-        """[B, n, D] -> [B, n, D]."""
-        x = x + self.self_attn(self.input_layernorm(x), rotary, mask)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+    def forward(
+        self, x: Tensor, rotary: Rotary, mask: Tensor | None = None, prefix: KeysValues | None = None
+    ) -> tuple[Tensor, KeysValues]:
+        """[B, n, D] -> [B, n, D], and the keys and values of these rows; see `multi_head_attention`."""
+        return transformer_block(
+            x,
+            attend=lambda normed: self.self_attn(normed, rotary, mask, prefix),
+            feed_forward=self.mlp,
+            attention_norm=self.input_layernorm,
+            feed_forward_norm=self.post_attention_layernorm,
+        )
+
+
+class LlamaModel(nn.Module):
+    """Embedding, blocks and final norm: `model` of the published checkpoints.
+
+    Args:
+        dimensions: the language model's.
+        attention: how softmax attention is computed (`plain_attention` is the faster one in bfloat16 on
+            CPUs).
+    """
+
+    def __init__(self, dimensions: LlamaDimensions, *, attention: AttentionFunction = sdpa_attention) -> None:
+        super().__init__()
+        self.dimensions = dimensions
+        self.embed_tokens = nn.Embedding(dimensions.vocabulary, dimensions.width)
+        self.layers = nn.ModuleList(LlamaBlock(dimensions, attention) for _ in range(dimensions.layers))
+        self.norm = RMSNorm(dimensions.width, dimensions.epsilon)
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        prefix: Sequence[KeysValues] | None = None,
+    ) -> Tensor:
+        """Runs the blocks over merged embeddings; attention is bidirectional.
+
+        Args:
+            inputs_embeds: [B, n, D] embeddings of text and image tokens.
+            attention_mask: None for full attention, else broadcastable to [B, heads, n, prefix rows + n]:
+                bool with True where a row's token may attend to a column's, or additive floating point.
+            position_ids: [n] or [B, n] rotary positions; counted from 0, or on behind the prefix, if None.
+            prefix: keys and values of rows that were computed before (`encode`), batch B or 1.
+
+        Returns:
+            [B, n, D], hidden states after the final norm.
+        """
+        return self.encode(inputs_embeds, attention_mask, position_ids, prefix)[0]
+
+    def encode(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        prefix: Sequence[KeysValues] | None = None,
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """As `forward`, with the keys and values of every block, which may be the `prefix` of a later call."""
+        dimensions, dtype = self.dimensions, inputs_embeds.dtype
+        rotary = rotary_of(inputs_embeds, position_ids, prefix, dimensions.head_dim, dimensions.theta, dtype)
+        hidden, keys_values = run_blocks(self.layers, inputs_embeds, rotary, attention_mask, prefix)
+        return self.norm(hidden), keys_values

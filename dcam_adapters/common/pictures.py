@@ -6,13 +6,16 @@ PIL's bicubic filter is what the families were trained with; other libraries' di
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["cut_tiles", "pad_to_square", "paste", "resize", "to_pixels"]
+from dcam_core.errors import ConfigurationError
+
+__all__ = ["cut_tiles", "pad_to_square", "paste", "processed", "resize", "to_pixels"]
 
 Size = tuple[int, int]
 
@@ -59,3 +62,28 @@ def to_pixels(crops: Sequence[Image.Image]) -> Tensor:
     # Divided in float32, not multiplied by 1/255: upstream's processor to the last bit.
     scaled = (values.astype(np.float32) / np.float32(255) - np.float32(0.5)) / np.float32(0.5)
     return torch.from_numpy(scaled).permute(0, 3, 1, 2).contiguous()
+
+
+def processed(crops: Sequence[Image.Image], processor: Any, side: int) -> Tensor:
+    """Normalises crops by an image processor that the user brings.
+
+    Args:
+        crops: squares of S pixels.
+        processor: an object with transformers' `preprocess(images, return_tensors="pt")["pixel_values"]`.
+        side: S in pixels, what the tower reads.
+
+    Returns:
+        [crops, 3, S, S].
+
+    Raises:
+        ConfigurationError: the processor makes another shape.
+    """
+    values = processor.preprocess(list(crops), return_tensors="pt")["pixel_values"]
+    pixels = torch.stack([torch.as_tensor(crop) for crop in values])
+    expected = (len(crops), 3, side, side)
+    if tuple(pixels.shape) != expected:
+        raise ConfigurationError(
+            f"the image processor makes {list(pixels.shape)} of {len(crops)} crops, the tower reads "
+            f"{list(expected)}: give the processor that belongs to the model, or none"
+        )
+    return pixels

@@ -12,25 +12,31 @@ if TYPE_CHECKING:
 
 __all__ = ["load_tokenizer"]
 
+FAST = ("tokenizer.json",)
+BYTE_PAIRS = ("vocab.json", "merges.txt")
+
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase | None:
-    """The fast tokenizer of a checkpoint, or None if there is no tokenizer.json.
+    """The tokenizer of a checkpoint, or None if it brings none.
 
-    The class is named outright instead of looked up by model type, which would need code from the hub.
+    Read are tokenizer.json or, where there is none, vocab.json with merges.txt: byte pairs split as Qwen2
+    splits them, which is what checkpoints with code of their own for a tokenizer (Dream) have. The class is named
+    outright instead of looked up in tokenizer_config.json, which would need that code.
 
     Raises:
-        CheckpointError: tokenizer.json cannot be read.
+        CheckpointError: the files cannot be read.
     """
-    if not (folder / "tokenizer.json").is_file():
+    files = next((files for files in (FAST, BYTE_PAIRS) if all((folder / f).is_file() for f in files)), None)
+    if files is None:
         return None
-    from transformers import PreTrainedTokenizerFast  # slow to import: only when there is something to read
+    # Slow to import: only when there is something to read.
+    from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
+    kind: type[PreTrainedTokenizerBase] = PreTrainedTokenizerFast if files == FAST else Qwen2Tokenizer
     try:
-        tokenizer: PreTrainedTokenizerBase = PreTrainedTokenizerFast.from_pretrained(
-            str(folder), local_files_only=True
-        )
+        tokenizer: PreTrainedTokenizerBase = kind.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare exceptions on a malformed file
         raise CheckpointError(
-            f"{folder / 'tokenizer.json'} cannot be read ({' '.join(str(error).split())}): download it anew"
+            f"{folder / files[0]} cannot be read ({' '.join(str(error).split())}): download it anew"
         ) from error
     return tokenizer

@@ -15,4 +15,5 @@ def dcam_register_adapters(register: Register) -> None:
         "dcam_adapters.llada_v.adapter:LLaDAVAdapter",
         architectures=["LlavaLLaDAModelLM"],
         model_types=["llava_llada"],
+        tensors=[r"model\.layers\.\d+\.mlp\.gate_proj\.weight", r"model\.vision_tower\..*"],
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
+from dcam_core.cli.model_options import ModelChoice, model_options
 from dcam_core.cli.results import result_folder, tell
 from dcam_core.cli.session import Session
+from dcam_core.errors import UsageError
 
 __all__ = ["explain"]
 
@@ -17,9 +20,13 @@ __all__ = ["explain"]
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--prompt", required=True, help="What to ask about the picture.")
 @click.option(
-    "--model", required=True, metavar="NAME|FOLDER|HUB_ID", help="Embedded model, folder or hub id."
+    "--with-picture",
+    "further",
+    metavar="IMAGE",
+    multiple=True,
+    help="A further picture in the same prompt, after IMAGE: every word gets a map over each. May be repeated.",
 )
-@click.option("--adapter", metavar="FAMILY", help="Family of the model.  [default: read from config.json]")
+@model_options
 @click.option(
     "-t",
     "--target",
@@ -33,10 +40,6 @@ __all__ = ["explain"]
     "--method", default="diffusion-cam", show_default=True, metavar="NAME|FILE", help="Preset, or YAML file."
 )
 @click.option("-o", "--out", metavar="DIR", help="New folder for the result.  [default: dcam-IMAGE]")
-@click.option("--device", default="cpu", show_default=True, help="cpu, cuda, cuda:1, mps.")
-@click.option(
-    "--dtype", help="float32, float16, bfloat16, float64.  [default: as stored; float32 on the CPU]"
-)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
 @click.option("--print-config", is_flag=True, help="Print the merged method configuration and stop.")
 @click.pass_obj
@@ -46,13 +49,11 @@ def explain(
     image: str,
     overrides: tuple[str, ...],
     prompt: str,
-    model: str,
-    adapter: str | None,
+    further: tuple[str, ...],
+    model: ModelChoice,
     targets: tuple[str, ...],
     method: str,
     out: str | None,
-    device: str,
-    dtype: str | None,
     seed: int,
     print_config: bool,
 ) -> None:
@@ -67,22 +68,32 @@ def explain(
 
     from dcam_core.cli.progress import ProgressBars
     from dcam_core.explainer import Explainer
-    from dcam_core.models import load_model
-    from dcam_core.picture import read_picture
+    from dcam_core.picture import read_pictures
 
     # What needs no model is checked first: loading one may take minutes.
-    picture = read_picture(image)
+    pictures = read_pictures((image, *further))
+    _refuse_stray_pictures(overrides)
     folder = result_folder(out, f"dcam-{Path(image).stem}")
     with ProgressBars() as progress:
         progress("loading", 0, 1)
-        loaded = load_model(model, adapter=adapter, device=device, dtype=dtype, manager=session.manager)
+        loaded = model.load(session.manager)
         explainer = Explainer(loaded, method, overrides=overrides, manager=session.manager)
         progress("loading", 1, 1)
         if not print_config:
-            explanation = explainer.explain(picture, prompt, targets or None, seed=seed, progress=progress)
+            explanation = explainer.explain(pictures, prompt, targets or None, seed=seed, progress=progress)
             explanation.save(folder)
     if print_config:
         settings = {**explainer.method.as_dict(), "probe_layer": explainer.layer}
         click.echo(OmegaConf.to_yaml(OmegaConf.create(settings)), nl=False)
     else:
         tell(explanation, folder)
+
+
+def _refuse_stray_pictures(overrides: Sequence[str]) -> None:
+    """Refuse a file among the settings before the model is loaded: it may be meant as a second picture."""
+    for override in overrides:
+        if "=" not in override and Path(override).expanduser().is_file():
+            raise UsageError(
+                f"{override!r} stands where settings are given: write --with-picture {override} for a second "
+                "picture in the same prompt, or call dcam explain again for an explanation of its own"
+            )

@@ -42,8 +42,17 @@ def tell(explanation: Explanation, folder: Path) -> None:
     click.echo(f"answer: {explanation.answer}", err=True)
     for index, target in enumerate(explanation.targets):
         notes = f" ({'; '.join(target.notes)})" if target.notes else ""
-        click.echo(f"  {explanation.label(index)}: probability {target.probability:.3f}{notes}", err=True)
+        facts = f"probability {target.probability:.3f}{_shares(explanation, index)}"
+        click.echo(f"  {explanation.label(index)}: {facts}{notes}", err=True)
     click.echo(str(folder / "report.html"))
+
+
+def _shares(explanation: Explanation, index: int) -> str:
+    """Where a target's evidence lies, if there are several pictures."""
+    if len(explanation.pictures) == 1:
+        return ""
+    shares = enumerate(explanation.evidence_shares(index))
+    return ", evidence " + ", ".join(f"{share:.0%} in picture {number}" for number, share in shares)
 
 
 def _is_free(folder: Path) -> bool:

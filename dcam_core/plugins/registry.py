@@ -206,20 +206,24 @@ class AdapterRegistry(Registry["type[Adapter]"]):
         distribution: str = "",
         metadata: Mapping[str, Any] | None = None,
     ) -> Entry[type[Adapter]]:
-        """Add an adapter; `architectures` and `model_types` must be lists of strings."""
-        for fact in ("architectures", "model_types"):
+        """Add an adapter; `architectures`, `model_types` and `tensors` must be lists of strings."""
+        for fact in ("architectures", "model_types", "tensors"):
             if isinstance((metadata or {}).get(fact, ()), str):
                 raise PluginError(plugin, f"{fact} of adapter {name!r} is a string: give a list of strings")
+        for pattern in (metadata or {}).get("tensors", ()):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise PluginError(
+                    plugin, f"tensors of adapter {name!r}: {pattern!r} is no regular expression: {error}"
+                ) from error
         return super().add(name, target, plugin=plugin, distribution=distribution, metadata=metadata)
 
     def recognise(self, config: Mapping[str, Any]) -> Entry[type[Adapter]]:
         """The adapter of a checkpoint, from its config.json alone.
 
-        An architecture names one model class and counts first; a model type may be shared by families
-        (LLaDA-V and LaViDa both write "llava_llada") and counts only where no architecture is known.
-
         Args:
-            config: the parsed config.json; `architectures` and `model_type` are read.
+            config: the parsed config.json; see `claims`.
 
         Returns:
             The one entry that claims the checkpoint.
@@ -227,23 +231,60 @@ class AdapterRegistry(Registry["type[Adapter]"]):
         Raises:
             CheckpointError: no adapter claims it, or several do.
         """
-        architectures = set(config.get("architectures") or ())
-        model_type = config.get("model_type")
-        claims = self._claiming("architectures", architectures) or self._claiming("model_types", {model_type})
+        claims = self.claims(config)
         if len(claims) == 1:
             return claims[0]
-        found = f"config.json says architectures {sorted(architectures)}, model_type {model_type!r}"
+        found = (
+            f"config.json says architectures {config.get('architectures')!r}, "
+            f"model_type {config.get('model_type')!r}"
+        )
         if claims:
             names = ", ".join(f"{entry.name} ({entry.origin})" for entry in claims)
-            raise CheckpointError(f"{found}: several adapters claim it: {names}; name one with adapter=")
+            raise CheckpointError(
+                f"{found}: several adapters claim it: {names}; name one with adapter= (--adapter)"
+            )
         raise CheckpointError(
-            f"{found}: no adapter claims it; there are {', '.join(self.names) or 'none'}; "
-            f"name one with adapter=, or install a plugin for this family"
+            f"{found}: no adapter claims it; there are {', '.join(self.names) or 'none'}; name one with "
+            "adapter= (--adapter), or install a plugin for this family"
         )
 
+    def claims(self, config: Mapping[str, Any]) -> list[Entry[type[Adapter]]]:
+        """The adapters that claim a checkpoint.
+
+        An architecture names one model class and counts first; a model type may be shared by families and
+        counts only where no architecture is known.
+
+        Args:
+            config: the parsed config.json; `architectures` and `model_type` are read.
+        """
+        architectures = config.get("architectures") or ()
+        if isinstance(architectures, str):
+            architectures = (architectures,)
+        claims = self._claiming("architectures", architectures)
+        return claims or self._claiming("model_types", (config.get("model_type"),))
+
+    def resembling(self, names: Iterable[str]) -> list[Entry[type[Adapter]]]:
+        """The adapters whose checkpoints have tensors of these names, as far as they say so.
+
+        An adapter's patterns must all be found; of several such adapters those count that recognise the most
+        names, because one family's names may be a part of another's.
+
+        Args:
+            names: names of all tensors of a checkpoint.
+        """
+        names = list(names)
+        scores: dict[str, int] = {}
+        for entry in self:
+            patterns = [re.compile(pattern) for pattern in entry.metadata.get("tensors", ())]
+            found = [{name for name in names if pattern.fullmatch(name)} for pattern in patterns]
+            if found and all(found):
+                scores[entry.name] = len(set().union(*found))
+        most = max(scores.values(), default=0)
+        return [self.entry(name) for name, score in scores.items() if score == most]
+
     def _claiming(self, fact: str, values: Iterable[object]) -> list[Entry[type[Adapter]]]:
-        wanted = set(values)
-        return [entry for entry in self if wanted.intersection(entry.metadata.get(fact, ()))]
+        wanted = list(values)
+        return [entry for entry in self if any(value in wanted for value in entry.metadata.get(fact, ()))]
 
 
 class Registries:

@@ -21,30 +21,53 @@ from torch import Tensor
 from dcam_core.errors import ConfigurationError
 from dcam_core.inputs import ImageView, Inputs
 
-__all__ = ["PictureGrid", "select_views"]
+__all__ = ["PictureGrid", "picture_grids", "select_views"]
 
 
-def select_views(inputs: Inputs, names: Sequence[str] | None) -> tuple[ImageView, ...]:
-    """The views that contribute to the maps.
+def select_views(inputs: Inputs, names: Sequence[str] | None, picture: int = 0) -> tuple[ImageView, ...]:
+    """The views of one picture that contribute to its maps.
 
     Args:
         inputs: the prepared prompt.
         names: names of views; None: all there are.
+        picture: which picture of the prompt, counted from 0.
 
     Raises:
-        ConfigurationError: a name is not a view of these inputs.
+        ConfigurationError: a name is not a view of this picture, or the picture has no view at all.
     """
+    own = tuple(view for view in inputs.views if view.picture == picture)
+    if not own:
+        raise ConfigurationError(
+            f"picture {picture} has no view: its adapter did not say where its tokens are"
+        )
     if names is None:
-        return inputs.views
-    there = {view.name: view for view in inputs.views}
+        return own
+    there = {view.name: view for view in own}
+    which = "this picture" if len(inputs.picture_sizes) == 1 else f"picture {picture}"
     for name in names:
         if name not in there:
             raise ConfigurationError(
-                f"views: {name!r} is not a view of this picture: there are {', '.join(there)}"
+                f"views: {name!r} is not a view of {which}: there are {', '.join(there)}"
             )
     if not names:
         raise ConfigurationError(f"views is empty: name at least one of {', '.join(there)}")
-    return tuple(view for view in inputs.views if view.name in names)
+    return tuple(view for view in own if view.name in names)
+
+
+def picture_grids(inputs: Inputs, names: Sequence[str] | None) -> tuple[PictureGrid, ...]:
+    """One grid per picture of the prompt, in their order.
+
+    Args:
+        inputs: the prepared prompt.
+        names: names of the views that contribute; None: all.
+
+    Raises:
+        ConfigurationError: a name is not a view of one of the pictures.
+    """
+    return tuple(
+        PictureGrid.over(select_views(inputs, names, picture), size)
+        for picture, size in enumerate(inputs.picture_sizes)
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,4 +1,4 @@
-"""The result of an engine run: one heat map per target word, and all that is needed to read it.
+"""The result of an engine run: heat maps for words of an answer, and all that is needed to read them.
 
 An `Explanation` holds plain data on the CPU. It can be shown (`heatmap`, `figure`, `overlay`, `to_html`, a
 notebook), kept (`save`) and restored (`load_explanation`) without the model.
@@ -13,104 +13,42 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from dcam_core.errors import DcamError
 from dcam_core.results.lookup import find_target, target_label
+from dcam_core.results.picture_maps import PictureMaps, choose_picture, peak_cell, stretch_map
+from dcam_core.results.words import ExplainedTarget, Word
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["ExplainedTarget", "Explanation", "Word", "load_explanation", "peak_cell", "stretch_map"]
-
-_RANGE_TOLERANCE = 1e-5  # a map may leave [0, 1] by this much (rounding) and is clamped; beyond it is refused
-
-
-@dataclass(frozen=True)
-class Word:
-    """A word of the answer, for display.
-
-    Attributes:
-        text: the word as it stands in the answer.
-        start: index of its first character in the answer.
-        stop: one past its last character, so that `answer[start:stop] == text`.
-        positions: answer positions of its tokens, counted from the first generated token.
-        step: the last denoising step (from 0) that committed one of its tokens; None if not recorded.
-    """
-
-    text: str
-    start: int
-    stop: int
-    positions: tuple[int, ...]
-    step: int | None
-
-
-@dataclass(frozen=True)
-class ExplainedTarget:
-    """A word or phrase that was explained, with what the model knew when its map was made.
-
-    Attributes:
-        word: the word or phrase, as in "circle" or "red circle".
-        positions: answer positions of its tokens.
-        token_ids: vocabulary ids of its tokens.
-        tokens: the same tokens as the tokenizer writes them.
-        commit_steps: for each token, the denoising step (from 0) by which it was decided; -1 if none did.
-        probed_steps: the recorded steps whose states were replayed; None stands for a state that never
-            occurred in the run, such as that of "infill".
-        state: the mask-step policy that chose them.
-        probability: product of the probabilities with which its tokens were decided, in [0, 1].
-        score: value of the gradient target, the number that was differentiated.
-        notes: remarks for the reader, such as the reason why a map is empty.
-        replayed_probability: product of the probabilities of its tokens at the replayed state, in [0, 1]; the
-            same as `probability` where that is the state by which they were decided. None if not recorded.
-    """
-
-    word: str
-    positions: tuple[int, ...]
-    token_ids: tuple[int, ...]
-    tokens: tuple[str, ...]
-    commit_steps: tuple[int, ...]
-    probed_steps: tuple[int | None, ...]
-    state: str
-    probability: float
-    score: float
-    notes: tuple[str, ...] = ()
-    replayed_probability: float | None = None
-
-    def __post_init__(self) -> None:
-        per_token = (self.positions, self.token_ids, self.tokens, self.commit_steps)
-        if len({len(values) for values in per_token}) != 1 or not self.positions:
-            raise DcamError(
-                f"target {self.word!r} has {len(self.positions)} positions, {len(self.token_ids)} token "
-                f"ids, {len(self.tokens)} tokens and {len(self.commit_steps)} commit steps: "
-                "give one of each per token"
-            )
-        if not 0.0 <= self.probability <= 1.0:
-            raise DcamError(f"target {self.word!r} has probability {self.probability}: it must be in [0, 1]")
-        if not math.isfinite(self.score):
-            raise DcamError(f"target {self.word!r} has score {self.score}: it must be a finite number")
-
-    @property
-    def last_step(self) -> int | None:
-        """The denoising step at which its last token was decided; None if a token never was."""
-        return None if min(self.commit_steps) < 0 else max(self.commit_steps)
+__all__ = [
+    "ExplainedTarget",
+    "Explanation",
+    "PictureMaps",
+    "Word",
+    "load_explanation",
+    "peak_cell",
+    "stretch_map",
+]
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Heat maps for words of one answer about one picture.
+    """Heat maps for words of one answer, over every picture of the prompt.
+
+    With one picture, `picture`, `raw` and `maps` are its own. With several, every target has one map per
+    picture: take `pictures[0].maps`, or say `heatmap("circle", picture=0)`. The maps of a target share one
+    scale, so that a picture without evidence for a word stays cold.
 
     Attributes:
-        picture: the picture, RGB.
+        pictures: each picture with its raw and its refined maps, in the order of the prompt.
         prompt: what the model was asked.
         answer: what it answered, up to the stop sequence.
         words: the words of the answer in order of reading.
         targets: the words that were explained, one per map.
-        raw: `[T, H, W]` float32, maps on the picture grid before any refiner: not normalised. The grid covers
-            the whole picture; cell (0, 0) is its upper left corner.
-        maps: `[T, H, W]` float32 in [0, 1], the refined maps on the same grid.
         settings: the merged configuration of method and sampler.
         seed: seed of the run.
         model: identity of the model (name, family, source, parameters, dtype, ...).
@@ -122,13 +60,11 @@ class Explanation:
             cannot be written as JSON.
     """
 
-    picture: Image.Image
+    pictures: tuple[PictureMaps, ...]
     prompt: str
     answer: str
     words: tuple[Word, ...]
     targets: tuple[ExplainedTarget, ...]
-    raw: Tensor
-    maps: Tensor
     settings: dict[str, Any]
     seed: int
     model: dict[str, Any]
@@ -136,45 +72,56 @@ class Explanation:
     steps: tuple[str, ...] = field(default=())
 
     def __post_init__(self) -> None:
-        for name in ("raw", "maps"):
-            object.__setattr__(self, name, self._checked_maps(name, getattr(self, name)))
-        if self.raw.shape != self.maps.shape:
-            raise DcamError(f"raw maps are {list(self.raw.shape)} but maps are {list(self.maps.shape)}")
-        low, high = self.maps.min().item(), self.maps.max().item()
-        if low < -_RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
-            raise DcamError(
-                f"maps have values from {low:.6g} to {high:.6g}: the last refiner must leave [0, 1]"
-            )
-        object.__setattr__(self, "maps", self.maps.clamp(0.0, 1.0))
+        if not self.pictures:
+            raise DcamError("an explanation needs at least one picture with its maps: none was given")
+        several = len(self.pictures) > 1
+        # Copies: an explanation must not change when the caller goes on using the objects it was made from.
+        checked = tuple(
+            part.checked(self.targets, f"picture {number}: " if several else "")
+            for number, part in enumerate(self.pictures)
+        )
+        object.__setattr__(self, "pictures", checked)
         for word in self.words:
             if self.answer[word.start : word.stop] != word.text:
                 found = self.answer[word.start : word.stop]
                 raise DcamError(
                     f"word {word.text!r} is said to be answer[{word.start}:{word.stop}], which is {found!r}"
                 )
-        # Copies: an explanation must not change when the caller goes on using the objects it was made from.
-        object.__setattr__(self, "picture", self.picture.convert("RGB"))
         for name in ("settings", "model", "versions"):
             object.__setattr__(self, name, _plain(getattr(self, name), name))
 
-    def _checked_maps(self, name: str, maps: Tensor) -> Tensor:
-        if maps.ndim != 3 or len(maps) != len(self.targets) or maps.numel() == 0:
-            raise DcamError(
-                f"{name} has shape {list(maps.shape)}: it must be [targets, rows, columns] for "
-                f"{len(self.targets)} targets, at least one"
-            )
-        maps = maps.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
-        for target, one in zip(self.targets, maps, strict=True):
-            if not one.isfinite().all():
-                raise DcamError(
-                    f"{name} of target {target.word!r} holds NaN or infinity: no map can be made from it"
-                )
-        return maps
-
     def __repr__(self) -> str:
         words = ", ".join(repr(target.word) for target in self.targets)
-        count, rows, columns = self.maps.shape
-        return f"<Explanation of {self.answer!r}: {count} maps of {rows} x {columns} for {words}>"
+        grids = ", ".join(f"{part.maps.shape[1]} x {part.maps.shape[2]}" for part in self.pictures)
+        over = f" over {len(self.pictures)} pictures" if len(self.pictures) > 1 else ""
+        return f"<Explanation of {self.answer!r}: {len(self.targets)} maps of {grids}{over} for {words}>"
+
+    @property
+    def picture(self) -> Image.Image:
+        """The picture, RGB, where there is one.
+
+        Raises:
+            UsageError: there are several.
+        """
+        return choose_picture(self.pictures, None, "pictures[0].picture").picture
+
+    @property
+    def raw(self) -> Tensor:
+        """`[T, H, W]` float32, maps of the only picture before any refiner; see `PictureMaps`.
+
+        Raises:
+            UsageError: there are several pictures.
+        """
+        return choose_picture(self.pictures, None, "pictures[0].raw").raw
+
+    @property
+    def maps(self) -> Tensor:
+        """`[T, H, W]` float32 in [0, 1], refined maps of the only picture; see `PictureMaps`.
+
+        Raises:
+            UsageError: there are several pictures.
+        """
+        return choose_picture(self.pictures, None, "pictures[0].maps").maps
 
     def index(self, target: str | int, *, occurrence: int | None = None) -> int:
         """Find which map belongs to a target.
@@ -195,46 +142,86 @@ class Explanation:
         """Give the name of a target among its like: "circle", or "circle#2" where several share the word."""
         return target_label(self, index)
 
-    def heatmap(self, target: str | int, *, occurrence: int | None = None) -> Tensor:
+    def heatmap(
+        self, target: str | int, *, occurrence: int | None = None, picture: int | None = None
+    ) -> Tensor:
         """Give a target's map at the size of the picture.
 
         Args:
             target: word or index, as in `index`.
             occurrence: which of several, as in `index`.
+            picture: which of several pictures, counted from 0.
 
         Returns:
             `[picture height, picture width]` float32 in [0, 1], bilinear between the centres of the cells.
 
         Raises:
             TargetError: as `index` does.
+            UsageError: there are several pictures and it is not said which, or there is no such picture.
         """
-        return stretch_map(self.maps[self.index(target, occurrence=occurrence)], self.picture.size)
+        index = self.index(target, occurrence=occurrence)
+        return choose_picture(self.pictures, picture, "heatmap(..., picture=0)").heatmap(index)
 
-    def peak(self, target: str | int, *, occurrence: int | None = None) -> tuple[float, float] | None:
-        """Give the centre (x, y) of the highest cell in pixels of the picture; None for an empty map."""
-        cell = peak_cell(self.maps[self.index(target, occurrence=occurrence)])
-        if cell is None:
-            return None
-        rows, columns = self.maps.shape[1:]
-        return (cell[1] + 0.5) * self.picture.width / columns, (cell[0] + 0.5) * self.picture.height / rows
+    def peak(
+        self, target: str | int, *, occurrence: int | None = None, picture: int | None = None
+    ) -> tuple[float, float] | None:
+        """Give the centre (x, y) of the highest cell in pixels of the picture; None for an empty map.
 
-    def figure(self, target: str | int, *, occurrence: int | None = None) -> Figure:
-        """Draw picture, heat, word and colour bar as a matplotlib figure, without pyplot."""
+        Arguments and errors are those of `heatmap`.
+        """
+        index = self.index(target, occurrence=occurrence)
+        return choose_picture(self.pictures, picture, "peak(..., picture=0)").peak(index)
+
+    def evidence_shares(self, target: str | int, *, occurrence: int | None = None) -> tuple[float, ...]:
+        """Say which share of a target's evidence lies in which picture.
+
+        Evidence is what speaks for the word: the positive part of the raw map, summed over its cells. A
+        picture that was shown with more tokens has more cells, and counts accordingly.
+
+        Args:
+            target: word or index, as in `index`.
+            occurrence: which of several, as in `index`.
+
+        Returns:
+            One number in [0, 1] per picture. They sum to 1, or are all 0 where nothing spoke for the word.
+
+        Raises:
+            TargetError: as `index` does.
+        """
+        index = self.index(target, occurrence=occurrence)
+        evidence = torch.stack([part.raw[index].double().clamp(min=0).sum() for part in self.pictures])
+        return tuple((evidence / evidence.sum().where(evidence.sum() > 0, 1)).tolist())
+
+    def figure(
+        self, target: str | int, *, occurrence: int | None = None, picture: int | None = None
+    ) -> Figure:
+        """Draw picture, heat, word and colour bar as a matplotlib figure, without pyplot.
+
+        Arguments and errors are those of `heatmap`.
+        """
         from dcam_core.results.report.overlay import display_size, overlay_figure, percent
 
         index = self.index(target, occurrence=occurrence)
-        heat = stretch_map(self.maps[index], display_size(*self.picture.size))
+        part = choose_picture(self.pictures, picture, "figure(..., picture=0)")
+        heat = stretch_map(part.maps[index], display_size(*part.picture.size))
         chosen = self.targets[index]
         step = chosen.last_step
         decided = "not decided in this run" if step is None else f"decided at step {step}"
         caption = f"{decided}, probability {percent(chosen.probability)}"
-        return overlay_figure(self.picture, heat, self.label(index), caption)
+        title = self.label(index)
+        if len(self.pictures) > 1:
+            number = self.pictures.index(part)
+            title = f"{title}, picture {number}"
+            caption = f"{percent(self.evidence_shares(index)[number])} of the evidence; {caption}"
+        return overlay_figure(part.picture, heat, title, caption)
 
-    def overlay(self, target: str | int, *, occurrence: int | None = None) -> Image.Image:
+    def overlay(
+        self, target: str | int, *, occurrence: int | None = None, picture: int | None = None
+    ) -> Image.Image:
         """Give the drawing of `figure` as an RGB picture."""
         from dcam_core.results.report.overlay import rasterise
 
-        return rasterise(self.figure(target, occurrence=occurrence))
+        return rasterise(self.figure(target, occurrence=occurrence, picture=picture))
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report, one self-contained page, and give its path.
@@ -273,29 +260,6 @@ def load_explanation(folder: str | Path) -> Explanation:
     from dcam_core.results.storage import read_explanation
 
     return read_explanation(Path(folder))
-
-
-def stretch_map(grid: Tensor, size: tuple[int, int]) -> Tensor:
-    """Stretch a map over a picture.
-
-    Args:
-        grid: `[rows, columns]` floating, the map; its cells divide the picture evenly.
-        size: width and height in pixels.
-
-    Returns:
-        `[height, width]` of the same dtype, bilinear, in [0, 1].
-    """
-    width, height = size
-    stretched = F.interpolate(grid[None, None], size=(height, width), mode="bilinear", align_corners=False)
-    return stretched[0, 0].clamp(0.0, 1.0)
-
-
-def peak_cell(grid: Tensor) -> tuple[int, int] | None:
-    """Give row and column of the first highest cell of `[rows, columns]`; None if none is above zero."""
-    if not (grid > 0).any():
-        return None
-    row, column = divmod(int(grid.argmax()), grid.shape[1])
-    return row, column
 
 
 def _plain(value: Any, where: str) -> Any:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dcam_core.probing.targets import decode
-from dcam_core.results.explanation import ExplainedTarget, Word
+from dcam_core.results.words import ExplainedTarget, Word
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
@@ -18,52 +18,57 @@ if TYPE_CHECKING:
     from dcam_core.probing.readings import TargetReading
     from dcam_core.probing.targets import Answer, Target
 
-__all__ = ["answer_words", "explained_target", "model_identity", "step_texts"]
+__all__ = ["answer_words", "explained_targets", "model_identity", "step_texts"]
 
 BLANK = "\u2581"
 """Stands for an undecided token: one glyph reads better than the mask token's own name."""
 
 
-def explained_target(
-    target: Target,
+def explained_targets(
+    targets: Sequence[Target],
     trajectory: Trajectory,
     readings: Sequence[TargetReading],
+    raw: Sequence[Tensor],
     scores: Tensor,
     log_probabilities: Tensor,
     *,
     policy: str,
-    notes: Sequence[str],
-) -> ExplainedTarget:
-    """The record of one target.
+    layer: str,
+) -> tuple[ExplainedTarget, ...]:
+    """The records of all targets, with remarks for the reader.
 
     Args:
-        target: the word.
+        targets: T words.
         trajectory: the recorded run.
-        readings: the R readings of this target.
-        scores: [R] value of the gradient target in each.
+        readings: the R readings of all targets.
+        raw: one [T, H, W] per picture, the raw maps.
+        scores: [R] value of the gradient target in each reading.
         log_probabilities: [R] summed log-probability of the tokens read in each.
         policy: the mask-step policy.
-        notes: remarks for the reader.
+        layer: path of the probed module.
     """
-    weights = torch.tensor([item.weight for item in readings])
-    # A token that is read in several states counts by its mean: "all" reads every token at every step.
-    reads_per_token = sum(len(item.reading.positions) for item in readings) / len(target.positions)
-    replayed = float((log_probabilities.sum() / reads_per_token).exp().clamp(0, 1))
-    decided = float(trajectory.commit_probabilities[list(target.positions)].prod())
-    return ExplainedTarget(
-        word=target.word,
-        positions=target.positions,
-        token_ids=target.token_ids,
-        tokens=target.tokens,
-        commit_steps=tuple(int(trajectory.commit_steps[p]) for p in target.positions),
-        probed_steps=tuple(item.step for item in readings),
-        state=policy,
-        # A token that no step decided has no such probability: then that of the replayed state stands for it.
-        probability=replayed if math.isnan(decided) else min(decided, 1.0),
-        score=float((scores * weights).sum()),
-        notes=tuple(notes),
-        replayed_probability=replayed,
-    )
+    records = []
+    for index, target in enumerate(targets):
+        own = [i for i, item in enumerate(readings) if item.target == index]
+        notes = [
+            f"step {readings[i].step} is not structurally valid: {readings[i].invalid}; its state was replayed "
+            "in full"
+            for i in own
+            if readings[i].invalid
+        ]
+        values = torch.cat([part[index].flatten() for part in raw])
+        if values.max() == values.min():
+            value = "zero" if values.max() == 0 else "the same"
+            what = "picture" if len(raw) == 1 else "pictures"
+            notes.append(
+                f"the map is {value} everywhere: at {layer} nothing in the {what} spoke for this word more than "
+                "anything else"
+            )
+        read = [readings[i] for i in own]
+        records.append(
+            _explained(target, trajectory, read, scores[own], log_probabilities[own], policy, notes)
+        )
+    return tuple(records)
 
 
 def answer_words(answer: Answer, trajectory: Trajectory) -> tuple[Word, ...]:
@@ -98,3 +103,34 @@ def step_texts(adapter: Adapter, trajectory: Trajectory) -> tuple[str, ...]:
 
     states = trajectory.states[1:, : trajectory.answer_length].tolist()
     return tuple(" ".join(map(text, ids)) for ids in states)
+
+
+def _explained(
+    target: Target,
+    trajectory: Trajectory,
+    readings: Sequence[TargetReading],
+    scores: Tensor,
+    log_probabilities: Tensor,
+    policy: str,
+    notes: Sequence[str],
+) -> ExplainedTarget:
+    """The record of one target, from its R readings with their [R] scores and log-probabilities."""
+    weights = torch.tensor([item.weight for item in readings])
+    # A token that is read in several states counts by its mean: "all" reads every token at every step.
+    reads_per_token = sum(len(item.reading.positions) for item in readings) / len(target.positions)
+    replayed = float((log_probabilities.sum() / reads_per_token).exp().clamp(0, 1))
+    decided = float(trajectory.commit_probabilities[list(target.positions)].prod())
+    return ExplainedTarget(
+        word=target.word,
+        positions=target.positions,
+        token_ids=target.token_ids,
+        tokens=target.tokens,
+        commit_steps=tuple(int(trajectory.commit_steps[p]) for p in target.positions),
+        probed_steps=tuple(item.step for item in readings),
+        state=policy,
+        # A token that no step decided has no such probability: then that of the replayed state stands for it.
+        probability=replayed if math.isnan(decided) else min(decided, 1.0),
+        score=float((scores * weights).sum()),
+        notes=tuple(notes),
+        replayed_probability=replayed,
+    )

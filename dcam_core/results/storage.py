@@ -7,6 +7,15 @@ picture.png          the picture
 overlay-00-WORD.png  per target: heat over the picture, with a colour bar
 report.html          the report
 ```
+
+That is schema version 1, of a prompt with one picture. Where a prompt has several, everything that belongs to a
+picture carries its number, counted from 0, and the facts list the pictures (schema version 2):
+
+```
+maps.safetensors               `raw.0`, `maps.0`, `raw.1`, ...
+picture-0.png                  the pictures
+overlay-00-WORD-picture-0.png  per target and picture
+```
 """
 
 from __future__ import annotations
@@ -21,7 +30,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from PIL import Image
 from safetensors import SafetensorError
@@ -29,14 +38,24 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from dcam_core.errors import DcamError, SavedExplanationError
-from dcam_core.results.explanation import ExplainedTarget, Explanation, Word, peak_cell
+from dcam_core.results.explanation import Explanation
+from dcam_core.results.picture_maps import PictureMaps, peak_cell
 from dcam_core.results.report.html import write_report
+from dcam_core.results.words import ExplainedTarget, Word
 
-__all__ = ["SCHEMA_VERSION", "overlay_name", "read_explanation", "save_explanation"]
+__all__ = ["ONE_PICTURE", "SEVERAL_PICTURES", "overlay_name", "read_explanation", "save_explanation"]
 
-SCHEMA_VERSION = 1
-_FACTS, _MAPS, _PICTURE, _REPORT = "explanation.json", "maps.safetensors", "picture.png", "report.html"
+ONE_PICTURE, SEVERAL_PICTURES = 1, 2  # schema versions; the first is what every version of dcam can read
+_FACTS, _MAPS, _REPORT = "explanation.json", "maps.safetensors", "report.html"
 _Record = TypeVar("_Record", Word, ExplainedTarget)
+
+
+class _Names(NamedTuple):
+    """How the parts of one picture are called."""
+
+    picture: str
+    raw: str
+    maps: str
 
 
 def save_explanation(explanation: Explanation, folder: Path) -> Path:
@@ -52,36 +71,40 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
     with _whole_folder(folder) as (target, unfinished):
         facts = json.dumps(_facts(explanation), ensure_ascii=False, indent=2, allow_nan=False)
         (unfinished / _FACTS).write_text(facts + "\n", encoding="utf-8")
-        (unfinished / _MAPS).write_bytes(save({"raw": explanation.raw, "maps": explanation.maps}))
-        explanation.picture.save(unfinished / _PICTURE)
-        for index, one in enumerate(explanation.targets):
-            explanation.overlay(index).save(unfinished / overlay_name(index, one.word))
+        named = list(zip(_names(len(explanation.pictures)), explanation.pictures, strict=True))
+        tensors = {name.raw: part.raw for name, part in named} | {
+            name.maps: part.maps for name, part in named
+        }
+        (unfinished / _MAPS).write_bytes(save(tensors))
+        for name, part in named:
+            part.picture.save(unfinished / name.picture)
+        for index in range(len(explanation.targets)):
+            for number in range(len(explanation.pictures)):
+                overlay = explanation.overlay(index, picture=number)
+                overlay.save(unfinished / _overlay(explanation, index, number))
         write_report(explanation, unfinished / _REPORT)
     return target
 
 
 def read_explanation(folder: Path) -> Explanation:
-    """Read what `save_explanation` wrote; `raw`, `maps` and the picture come back bit for bit.
+    """Read what `save_explanation` wrote; maps and pictures come back bit for bit.
 
     Raises:
         SavedExplanationError: if a file is missing or damaged, or the folder has another schema version.
     """
     if not folder.is_dir():
         raise SavedExplanationError(f"{folder} is not a folder: give the folder that `save` wrote")
-    for name in (_FACTS, _MAPS, _PICTURE):
-        if not (folder / name).is_file():
-            raise SavedExplanationError(
-                f"{folder} has no {name}, so it is no saved explanation, or a damaged one: save it again"
-            )
+    _require(folder, _FACTS, _MAPS)
     facts = _read_facts(folder / _FACTS)
+    names = _names(_count(facts, folder))
+    _require(folder, *(name.picture for name in names))
     try:
         tensors = load_file(folder / _MAPS)
-        with Image.open(folder / _PICTURE) as opened:
-            picture = opened.convert("RGB")
         return Explanation(
-            picture=picture,
-            raw=tensors["raw"],
-            maps=tensors["maps"],
+            pictures=tuple(
+                PictureMaps(_read_picture(folder / name.picture), tensors[name.raw], tensors[name.maps])
+                for name in names
+            ),
             prompt=facts["prompt"],
             answer=facts["answer"],
             words=tuple(_restored(Word, record) for record in facts["words"]),
@@ -100,17 +123,46 @@ def read_explanation(folder: Path) -> Explanation:
         raise SavedExplanationError(f"{folder} is damaged: {error}; save it again") from error
 
 
-def overlay_name(index: int, word: str) -> str:
-    """Give a target's overlay a file name of plain ASCII, whatever the word: "overlay-00-circle.png"."""
+def overlay_name(index: int, word: str, picture: int | None = None) -> str:
+    """Give a target's overlay a file name of plain ASCII, whatever the word.
+
+    Args:
+        index: index of the target.
+        word: its word.
+        picture: number of the picture, where there are several.
+
+    Returns:
+        "overlay-00-circle.png", or "overlay-00-circle-picture-1.png".
+    """
     ascii_word = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode()
     slug = re.sub(r"[^a-z0-9]+", "-", ascii_word.lower()).strip("-")[:40].rstrip("-")
-    return f"overlay-{index:02d}-{slug or 'word'}.png"
+    which = "" if picture is None else f"-picture-{picture}"
+    return f"overlay-{index:02d}-{slug or 'word'}{which}.png"
+
+
+def _names(count: int) -> tuple[_Names, ...]:
+    """The names of the parts of all pictures: numbered where there are several."""
+    suffixes = [("", "")] if count == 1 else [(f"-{number}", f".{number}") for number in range(count)]
+    return tuple(_Names(f"picture{file}.png", f"raw{key}", f"maps{key}") for file, key in suffixes)
+
+
+def _overlay(explanation: Explanation, index: int, number: int) -> str:
+    """File name of a target's overlay on a picture."""
+    several = len(explanation.pictures) > 1
+    return overlay_name(index, explanation.targets[index].word, number if several else None)
 
 
 def _facts(explanation: Explanation) -> dict[str, Any]:
-    count, rows, columns = explanation.maps.shape
+    pictures = [
+        {
+            "picture": {"width": part.picture.width, "height": part.picture.height},
+            "grid": {"rows": part.maps.shape[1], "columns": part.maps.shape[2]},
+        }
+        for part in explanation.pictures
+    ]
+    several = len(pictures) > 1
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": SEVERAL_PICTURES if several else ONE_PICTURE,
         "versions": explanation.versions,
         "model": explanation.model,
         "prompt": explanation.prompt,
@@ -119,17 +171,29 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
         "steps": list(explanation.steps),
         "settings": explanation.settings,
         "seed": explanation.seed,
-        "picture": {"width": explanation.picture.width, "height": explanation.picture.height},
-        "grid": {"rows": rows, "columns": columns},
+        **({"pictures": pictures} if several else pictures[0]),
         "targets": [
-            asdict(explanation.targets[i])
-            | {
-                "overlay": overlay_name(i, explanation.targets[i].word),
-                "map": _statistics(explanation.maps[i]),
-                "raw": _statistics(explanation.raw[i]),
-            }
-            for i in range(count)
+            asdict(target) | _map_facts(explanation, index)
+            for index, target in enumerate(explanation.targets)
         ],
+    }
+
+
+def _map_facts(explanation: Explanation, index: int) -> dict[str, Any]:
+    """What is said about the maps of one target; with several pictures, about each, and its share."""
+    pictures = [
+        {
+            "overlay": _overlay(explanation, index, number),
+            "map": _statistics(part.maps[index]),
+            "raw": _statistics(part.raw[index]),
+        }
+        for number, part in enumerate(explanation.pictures)
+    ]
+    if len(pictures) == 1:
+        return pictures[0]
+    shares = explanation.evidence_shares(index)
+    return {
+        "pictures": [facts | {"evidence_share": share} for facts, share in zip(pictures, shares, strict=True)]
     }
 
 
@@ -144,18 +208,44 @@ def _statistics(grid: Tensor) -> dict[str, Any]:
     }
 
 
+def _require(folder: Path, *names: str) -> None:
+    for name in names:
+        if not (folder / name).is_file():
+            raise SavedExplanationError(
+                f"{folder} has no {name}, so it is no saved explanation, or a damaged one: save it again"
+            )
+
+
 def _read_facts(path: Path) -> dict[str, Any]:
     try:
         facts: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SavedExplanationError(f"{path} cannot be read as JSON: {error}; save it again") from error
-    if not isinstance(facts, dict) or facts.get("schema_version") != SCHEMA_VERSION:
-        version = facts.get("schema_version") if isinstance(facts, dict) else None
+    version = facts.get("schema_version") if isinstance(facts, dict) else None
+    if not isinstance(facts, dict) or version not in (ONE_PICTURE, SEVERAL_PICTURES):
         raise SavedExplanationError(
-            f"{path} has schema version {version}, this dcam reads {SCHEMA_VERSION}: read it with the "
-            "version of dcam that wrote it (named there under `versions`)"
+            f"{path} has schema version {version}, this dcam reads {ONE_PICTURE} and {SEVERAL_PICTURES}: read it "
+            "with the version of dcam that wrote it (named there under `versions`)"
         )
     return facts
+
+
+def _count(facts: Mapping[str, Any], folder: Path) -> int:
+    """How many pictures a saved explanation has."""
+    if facts["schema_version"] == ONE_PICTURE:
+        return 1
+    pictures = facts.get("pictures")
+    if not isinstance(pictures, list) or len(pictures) < 2:
+        raise SavedExplanationError(
+            f"{folder} is damaged: its schema version {SEVERAL_PICTURES} means several pictures, and 'pictures' "
+            f"in {_FACTS} does not list them; save it again"
+        )
+    return len(pictures)
+
+
+def _read_picture(path: Path) -> Image.Image:
+    with Image.open(path) as opened:
+        return opened.convert("RGB")
 
 
 def _restored(kind: type[_Record], record: Mapping[str, Any]) -> _Record:

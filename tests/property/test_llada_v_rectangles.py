@@ -17,7 +17,8 @@ from PIL import Image
 from dcam_adapters.common.pictures import to_pixels
 from dcam_adapters.common.siglip import VisionConfig
 from dcam_adapters.llada_v.config import LLaDAVConfig
-from dcam_adapters.llada_v.layout import AnyResolutionLayout, SingleCropLayout, picture_layout
+from dcam_adapters.common.layouts import AnyResolutionLayout, PaddedLayout
+from dcam_adapters.llada_v.layout import picture_layout
 
 TOWERS = [(56, 14), (30, 7), (32, 8)]  # with 7 of 30: two pixels of every crop are never seen
 sizes = st.tuples(st.integers(24, 250), st.integers(24, 250))
@@ -158,6 +159,6 @@ def test_published_layouts(size, tiles, kept, grid, length):
 
 def test_pad_is_one_crop_with_one_newline():
     layout = picture_layout(LLaDAVConfig(image_aspect_ratio="pad"), (640, 480))
-    assert isinstance(layout, SingleCropLayout)
+    assert isinstance(layout, PaddedLayout)
     assert layout.length == 730
     assert [view.name for view in layout.views(3)] == ["base"]

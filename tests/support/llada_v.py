@@ -97,7 +97,7 @@ class _Backbone(nn.Module):
         self.mm_projector = nn.Sequential(
             nn.Linear(vision["hidden_size"], width), nn.GELU(), nn.Linear(width, width)
         )
-        self.vision_tower = _Tower(vision)
+        self.vision_tower = SiglipStandIn(vision)
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, use_cache: bool = True
@@ -112,7 +112,9 @@ class _Backbone(nn.Module):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden))
 
 
-class _Tower(nn.Module):
+class SiglipStandIn(nn.Module):
+    """The tower of transformers' own modules, which the LaViDa tests use, too."""
+
     def __init__(self, vision: dict[str, Any]) -> None:
         super().__init__()
         config = SiglipVisionConfig(**{**vision, "num_hidden_layers": vision["num_hidden_layers"] - 1})

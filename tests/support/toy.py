@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
@@ -59,7 +60,10 @@ class ToyModel(nn.Module):
 
 
 class ToyAdapter(Adapter):
-    """Two views of the picture: 2 x 2 overview tokens, then 3 x 4 tokens with a newline token per row."""
+    """Two views of a picture: 2 x 2 overview tokens, then 3 x 4 tokens with a newline token per row.
+
+    A picture that is higher than wide has 4 x 3 instead. Two pictures fit into a prompt, one after the other.
+    """
 
     family = "toy"
     name = "toy"
@@ -71,7 +75,7 @@ class ToyAdapter(Adapter):
         self.tokenizer = toy_tokenizer()
 
     @classmethod
-    def load(cls, folder, *, device, dtype):
+    def load(cls, folder, placement=None):
         return cls()
 
     @classmethod
@@ -100,31 +104,37 @@ class ToyAdapter(Adapter):
         return self.prepare_ids(picture, torch.tensor([self.tokenizer(prompt)["input_ids"]]))
 
     def prepare_ids(self, picture, input_ids: Tensor) -> Inputs:
+        pictures = [picture] if isinstance(picture, Image.Image) else list(picture)
+        text = self.model.embed(input_ids)
+        parts, views, start = [text[:, :1]], [], 1
+        for number, each in enumerate(pictures):
+            rows, cols = (4, 3) if each.height > each.width else (3, 4)
+            parts.append(self._tokens(each, rows, cols))
+            grid = start + 4 + torch.arange(rows * (cols + 1)).view(rows, cols + 1)[:, :cols]
+            views.append(self._view("base", start + torch.arange(4).view(2, 2), each.size, number))
+            views.append(self._view("grid", grid, each.size, number))
+            start += parts[-1].shape[1]
+        embeddings = torch.cat([*parts, text[:, 1:]], dim=1).detach()
+        return Inputs("", tuple(each.size for each in pictures), embeddings, tuple(views), (1, start))
+
+    def _tokens(self, picture: Image.Image, rows: int, cols: int) -> Tensor:
+        """[1, 4 + rows * (cols + 1), C], overview tokens and grid tokens with one newline token per row."""
         width, height = picture.size
         pixels = torch.tensor(list(picture.convert("RGB").tobytes()), dtype=torch.float32) / 255
         pixels = pixels.view(1, height, width, 3).permute(0, 3, 1, 2)
         base = F.adaptive_avg_pool2d(pixels, (2, 2)).flatten(2).mT
-        grid = F.adaptive_avg_pool2d(pixels, (3, 4)).permute(0, 2, 3, 1)
-        rows = F.pad(grid, (0, 0, 0, 1)).flatten(1, 2)  # one newline token per row
-        dtype = self.model.patch.weight.dtype
-        image = self.model.patch(torch.cat([base, rows], dim=1).to(dtype))
-        text = self.model.embed(input_ids)
-        start = 1
-        embeddings = torch.cat([text[:, :1], image, text[:, 1:]], dim=1).detach()
-        views = (
-            self._view("base", start + torch.arange(4).view(2, 2), picture.size),
-            self._view("grid", start + 4 + torch.arange(15).view(3, 5)[:, :4], picture.size),
-        )
-        return Inputs("", (picture.size,), embeddings, views, (start, start + 19))
+        grid = F.adaptive_avg_pool2d(pixels, (rows, cols)).permute(0, 2, 3, 1)
+        lines = F.pad(grid, (0, 0, 0, 1)).flatten(1, 2)
+        return self.model.patch(torch.cat([base, lines], dim=1).to(self.model.patch.weight.dtype))
 
     @staticmethod
-    def _view(name: str, positions: Tensor, size: tuple[int, int]) -> ImageView:
+    def _view(name: str, positions: Tensor, size: tuple[int, int], picture: int) -> ImageView:
         rows, cols = positions.shape
         x = torch.linspace(0, size[0], cols + 1, dtype=torch.float64)
         y = torch.linspace(0, size[1], rows + 1, dtype=torch.float64)
         corners = [x[:-1].expand(rows, -1), y[:-1, None].expand(-1, cols)]
         corners += [x[1:].expand(rows, -1), y[1:, None].expand(-1, cols)]
-        return ImageView(name, positions.contiguous(), torch.stack(corners, -1))
+        return ImageView(name, positions.contiguous(), torch.stack(corners, -1), picture)
 
     caches = ("prefix",)
 

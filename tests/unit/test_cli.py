@@ -189,6 +189,28 @@ def test_model_may_be_a_folder(toy, dcam):
     assert out == f"{Path('dcam-demo/report.html')}\n"
 
 
+def test_several_pictures_in_one_prompt(toy, dcam):
+    Image.new("RGB", (20, 50), "navy").save(toy / "tall.png")
+    picture = toy / "checkpoint/demo.png"
+    code, _, err = dcam(*explain(picture, "--with-picture", toy / "tall.png", "-o", "two", "probe_layer=0"))
+    assert code == 0, err
+    facts = json.loads(Path("two/explanation.json").read_text())
+    assert [tuple(one["picture"].values()) for one in facts["pictures"]] == [(40, 30), (20, 50)]
+    shares = [one["evidence_share"] for one in facts["targets"][0]["pictures"]]
+    assert f", evidence {shares[0]:.0%} in picture 0, {shares[1]:.0%} in picture 1" in err
+
+
+def test_a_further_picture_is_read_before_the_model_is_loaded(toy, dcam):
+    picture = toy / "checkpoint/demo.png"
+    more = ["--model", "no-such-model"]
+    code, _, err = dcam(*explain(picture, "--with-picture", "nowhere.png", *more))
+    assert code == 2
+    assert_one_line_error(err, "picture nowhere.png does not exist")
+    code, _, err = dcam(*explain(picture, picture, *more))
+    assert code == 2
+    assert_one_line_error(err, f"--with-picture {picture}")
+
+
 def test_default_folders_never_collide(toy, dcam):
     arguments = explain(toy / "checkpoint/demo.png")
     assert [dcam(*arguments)[1] for _ in range(3)] == [

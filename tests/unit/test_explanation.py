@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from dcam_core.errors import DcamError, SavedExplanationError, TargetError
+from dcam_core.errors import DcamError, SavedExplanationError, TargetError, UsageError
 from dcam_core.results.explanation import (
     ExplainedTarget,
     Explanation,
+    PictureMaps,
     Word,
     load_explanation,
     peak_cell,
@@ -23,6 +24,9 @@ from dcam_core.results.explanation import (
 )
 from dcam_core.results.storage import overlay_name
 
+OLD = (
+    Path(__file__).parents[1] / "fixtures/saved/schema-1"
+)  # as dcam 0.1.0 saved it before it read several pictures
 ANSWER = "a red circle, a red Square and 圆"
 STEPS = (0, 2, 1, 0, 3, 4, 5, 6)
 
@@ -61,31 +65,58 @@ TARGETS = (
 
 
 def make(**changes):
-    """An explanation of five targets on a 5 x 7 grid over a 40 x 30 picture, with changes."""
+    """An explanation of five targets on a 5 x 7 grid over a 40 x 30 picture, with changes.
+
+    `picture`, `raw` and `maps` change the part of the only picture.
+    """
     generator = torch.Generator().manual_seed(1)
     maps = torch.rand(len(TARGETS), 5, 7, generator=generator)
     maps[4] = 0
     pixels = torch.randint(0, 256, (30, 40, 3), dtype=torch.uint8, generator=generator)
     values = {
-        "picture": Image.fromarray(pixels.numpy()),
+        "pictures": (PictureMaps(Image.fromarray(pixels.numpy()), maps * 37.5, maps),),
         "prompt": 'What is "there"?\n<b>&',
         "answer": ANSWER,
         "words": words_of(ANSWER, STEPS),
         "targets": TARGETS,
-        "raw": maps * 37.5,
-        "maps": maps,
         "settings": {"attribution": {"name": "grad-cam"}, "sampler": {"stop": ("a", "b"), "scale": 0.0}},
         "seed": 11,
         "model": {"name": "tiny", "parameters": 12, "source": None},
         "versions": {"dcam": "0.1.0", "torch": torch.__version__, "plugins": {}},
         "steps": ("▁ ▁", "a ▁"),
     }
+    part = {name: changes.pop(name) for name in ("picture", "raw", "maps") if name in changes}
+    values["pictures"] = tuple(dataclasses.replace(one, **part) for one in values["pictures"])
     return Explanation(**(values | changes))
 
 
 def make_one(**changes):
     """The same with one target only: quick to save."""
     return make(targets=TARGETS[:1], maps=torch.ones(1, 5, 7), raw=torch.ones(1, 5, 7), **changes)
+
+
+def make_two(targets=TARGETS[:2]):
+    """Two targets over two pictures: 40 x 30 with a 5 x 7 grid, and 20 x 60 with 6 x 2."""
+    first = torch.linspace(0, 1, 5 * 7).view(1, 5, 7).repeat(2, 1, 1)
+    second = torch.zeros(2, 6, 2)
+    second[1, 4, 1] = 0.25
+    return make(
+        targets=targets,
+        pictures=(
+            PictureMaps(Image.linear_gradient("L").resize((40, 30)), 3 * first - 1, first),
+            PictureMaps(Image.new("RGB", (20, 60), "navy"), 8 * second, second),
+        ),
+    )
+
+
+def assert_same_pictures(before, after):
+    for one, other in zip(before.pictures, after.pictures, strict=True):
+        assert (one.picture.mode, one.picture.size) == (other.picture.mode, other.picture.size)
+        assert one.picture.tobytes() == other.picture.tobytes()
+        for name in ("raw", "maps"):
+            saved, restored = getattr(one, name), getattr(other, name)
+            assert saved.equal(restored)
+            assert saved.dtype == restored.dtype == torch.float32
 
 
 # -- what is accepted --------------------------------------------------------------------------------------
@@ -133,6 +164,8 @@ def test_the_picture_becomes_rgb(mode):
         ({"settings": {"sampler": {"eta": float("nan")}}}, "settings.sampler.eta is nan"),
         ({"settings": {"list": [1, torch.float32]}}, r"settings.list\[1\] is torch.float32 \(dtype\)"),
         ({"model": {3: "x"}}, "model has the key 3"),
+        ({"pictures": ()}, "at least one picture"),
+        ({"pictures": (make_one().pictures[0],) * 2}, r"picture 0: raw has shape \[1, 5, 7\].*5 targets"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, complaint):
@@ -271,11 +304,8 @@ def test_everything_comes_back(tmp_path):
     restored = load_explanation(tmp_path / "new" / "out")
     for field in dataclasses.fields(Explanation):
         before, after = getattr(explanation, field.name), getattr(restored, field.name)
-        if isinstance(before, torch.Tensor):
-            assert before.equal(after), field.name
-            assert before.dtype == after.dtype
-        elif isinstance(before, Image.Image):
-            assert (before.mode, before.size, before.tobytes()) == (after.mode, after.size, after.tobytes())
+        if field.name == "pictures":
+            assert_same_pictures(explanation, restored)
         else:
             assert before == after, field.name
             assert type(before) is type(after)
@@ -386,6 +416,103 @@ def test_overlays_have_plain_names(word, name):
     assert overlay_name(7, word) == name
 
 
+def test_what_an_older_version_saved_is_read_and_written_as_it_was(tmp_path):
+    explanation = load_explanation(OLD)
+    assert explanation.maps.shape == explanation.raw.shape == (4, 3, 4)
+    folder = explanation.save(tmp_path / "again")
+    for name in ("explanation.json", "maps.safetensors"):
+        assert (folder / name).read_bytes() == (OLD / name).read_bytes(), name
+    assert Image.open(folder / "picture.png").tobytes() == Image.open(OLD / "picture.png").tobytes()
+
+
+# -- several pictures in one prompt ------------------------------------------------------------------------
+
+
+def test_every_picture_has_its_own_map():
+    explanation = make_two()
+    assert explanation.heatmap("red circle", picture=0).shape == (30, 40)
+    heat = explanation.heatmap("red circle", picture=1)
+    assert heat.shape == (60, 20)
+    assert heat.equal(explanation.heatmap("red circle", picture=-1))
+    # Cells of the second picture are 10 x 10 pixels.
+    assert explanation.peak("red circle", picture=1) == (15.0, 45.0)
+    assert explanation.peak("red", picture=1) is None
+    assert explanation.peak("red", picture=0) is not None
+    assert "2 maps of 5 x 7, 6 x 2 over 2 pictures" in repr(explanation)
+
+
+def test_which_picture_is_meant_must_be_said():
+    explanation = make_two()
+    for name in ("picture", "raw", "maps"):
+        with pytest.raises(UsageError, match=rf"there are 2 pictures .* write pictures\[0\].{name}"):
+            getattr(explanation, name)
+    for name in ("heatmap", "peak", "figure", "overlay"):
+        with pytest.raises(UsageError, match=r"it is not said which is meant.*picture=0"):
+            getattr(explanation, name)("red")
+        with pytest.raises(UsageError, match="no picture 2: there is pictures 0 to 1"):
+            getattr(explanation, name)("red", picture=2)
+    with pytest.raises(UsageError, match="no picture 1: there is only picture 0"):
+        make().heatmap("square", picture=1)
+    assert make().heatmap("square", picture=0).equal(make().heatmap("square"))
+
+
+def test_shares_of_the_evidence_are_of_its_positive_part():
+    explanation = make_two()
+    assert explanation.evidence_shares("red") == (1.0, 0.0)
+    positive = (3 * torch.linspace(0, 1, 35).double() - 1).clamp(min=0).sum().item()
+    expected = (positive / (positive + 2), 2 / (positive + 2))
+    assert explanation.evidence_shares("red circle") == pytest.approx(expected, rel=1e-6)
+    assert make().evidence_shares("square") == (1.0,)
+    assert make().evidence_shares("圆") == (0.0,)
+
+
+def test_overlays_tell_picture_and_share():
+    texts = [text.get_text() for text in make_two().figure("red", picture=1).texts]
+    assert texts[0] == "red, picture 1"
+    assert texts[1].startswith("0.0 % of the evidence; decided at step 2")
+
+
+def test_several_pictures_come_back(tmp_path):
+    explanation = make_two()
+    folder = explanation.save(tmp_path / "out")
+    assert {path.name for path in folder.iterdir()} == {
+        "explanation.json",
+        "maps.safetensors",
+        "picture-0.png",
+        "picture-1.png",
+        "report.html",
+        "overlay-00-red-picture-0.png",
+        "overlay-00-red-picture-1.png",
+        "overlay-01-red-circle-picture-0.png",
+        "overlay-01-red-circle-picture-1.png",
+    }
+    restored = load_explanation(folder)
+    assert_same_pictures(explanation, restored)
+    assert restored.targets == explanation.targets
+    facts = json.loads((folder / "explanation.json").read_text(encoding="utf-8"))
+    assert facts["schema_version"] == 2
+    assert facts["pictures"][1] == {
+        "picture": {"width": 20, "height": 60},
+        "grid": {"rows": 6, "columns": 2},
+    }
+    told = facts["targets"][1]["pictures"]
+    assert [one["evidence_share"] for one in told] == list(explanation.evidence_shares(1))
+    assert told[1]["overlay"] == "overlay-01-red-circle-picture-1.png"
+    assert told[1]["map"]["argmax"] == [4, 1]
+
+    for number, complaint in (
+        (1, "'pictures' in explanation.json does not list them"),
+        (3, "no picture-2.png"),
+    ):
+        rewrite(folder, pictures=[facts["pictures"][0]] * number)
+        with pytest.raises(SavedExplanationError, match=complaint):
+            load_explanation(folder)
+    rewrite(folder, pictures=facts["pictures"])
+    (folder / "picture-1.png").unlink()
+    with pytest.raises(SavedExplanationError, match=r"has no picture-1\.png"):
+        load_explanation(folder)
+
+
 # -- damaged folders ---------------------------------------------------------------------------------------
 
 
@@ -432,10 +559,10 @@ def test_pictures_and_the_report_are_not_needed(saved):
     assert load_explanation(saved).answer == ANSWER
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_schema_version_is_refused(saved, version):
     rewrite(saved, schema_version=version)
-    with pytest.raises(SavedExplanationError, match=f"schema version {version}, this dcam reads 1"):
+    with pytest.raises(SavedExplanationError, match=f"schema version {version}, this dcam reads 1 and 2"):
         load_explanation(saved)
 
 

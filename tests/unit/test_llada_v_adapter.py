@@ -9,12 +9,12 @@ from PIL import Image
 from support.llada_v import NAMES, StandIn, read, word_tokenizer
 from torch import nn
 
+from dcam_adapters.common.module_tree import first_tensor
 from dcam_adapters.llada_v.adapter import LLaDAVAdapter
 from dcam_adapters.llada_v.config import LLaDAVConfig
+from dcam_adapters.llada_v.layout import picture_layout
 from dcam_core.denoising import decision_logits
 from dcam_core.errors import CheckpointError, ConfigurationError, PictureError, UsageError
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def fixture():
 
 @pytest.fixture(scope="module")
 def adapter(fixture):
-    return LLaDAVAdapter.load(fixture.folder, device=CPU, dtype=None)
+    return LLaDAVAdapter.load(fixture.folder)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def inputs(adapter, fixture):
 @pytest.fixture
 def speaking(fixture):
     """The adapter with a tokenizer of 18 words."""
-    adapter = LLaDAVAdapter.load(fixture.folder, device=CPU, dtype=None)
+    adapter = LLaDAVAdapter.load(fixture.folder)
     adapter.tokenizer = word_tokenizer()
     return adapter
 
@@ -112,7 +112,9 @@ def test_inputs_prepared_in_inference_mode_can_be_differentiated_through(adapter
 def test_modules_of_a_block_are_hook_points(adapter, inputs, fixture, path):
     shapes = []
     module = adapter.model.get_submodule(adapter.layer_path(path))
-    handle = module.register_forward_hook(lambda module, args, output: shapes.append(output.shape))
+    handle = module.register_forward_hook(
+        lambda module, args, output: shapes.append(first_tensor(output).shape)
+    )
     adapter.replay(inputs, fixture.inputs["state_ids"], torch.tensor([0]))
     handle.remove()
     assert shapes == [(1, inputs.prompt_length + 12, 64)]
@@ -138,16 +140,61 @@ def test_image_tokens_stand_where_the_views_say(adapter, inputs, fixture):
     assert inputs.picture_sizes == ((28, 28),)
 
 
-def test_only_one_picture_can_be_placed(adapter, fixture):
-    for ids in ([[5, 6]], [[5, -200, 6, -200]]):
-        with pytest.raises(UsageError, match="places for a picture"):
+def test_pictures_and_their_places_must_be_as_many(adapter, fixture):
+    for ids, found in (([[5, 6]], 0), ([[5, -200, 6, -200]], 2)):
+        with pytest.raises(UsageError, match=rf"has {found} places for a picture.*1 pictures are given"):
             adapter.prepare_ids(fixture.picture, torch.tensor(ids))
+    with pytest.raises(UsageError, match=r"has 0 places for a picture.*0 pictures are given"):
+        adapter.prepare_ids([], torch.tensor([[5, 6]]))
+
+
+def test_several_pictures_are_padded_to_one_crop_each(adapter, fixture):
+    wide = fixture.picture.resize((40, 20))
+    inputs = adapter.prepare_ids([fixture.picture, wide], torch.tensor([[5, -200, 6, 7, -200, 8]]))
+    assert inputs.picture_sizes == ((28, 28), (40, 20))
+    assert [(view.name, view.picture) for view in inputs.views] == [("base", 0), ("base", 1)]
+    first, second = (view.positions for view in inputs.views)
+    assert (first[0, 0], first[-1, -1]) == (1, 16)  # then a newline, and two words
+    assert (second[0, 0], second[-1, -1]) == (20, 35)
+    assert inputs.image_span == (1, 37)
+    assert inputs.prompt_length == 38
+    assert inputs.pixels.shape == (2, 3, 30, 30)
+    embedding = adapter.model.model.embed_tokens.weight
+    assert torch.equal(inputs.embeddings[0, [0, 18, 19, 37]], embedding[[5, 6, 7, 8]])
+    assert torch.equal(inputs.embeddings[0, [17, 36]], adapter.model.model.image_newline.expand(2, -1))
+    alone = adapter.prepare_ids([wide], torch.tensor([[-200]]))
+    padded = picture_layout(adapter.config, wide.size, padded=True)
+    assert torch.equal(inputs.views[1].rectangles, padded.views(0)[0].rectangles)
+    assert alone.views[0].picture == 0
+
+
+def test_several_pictures_may_keep_their_own_splitting(fixture):
+    adapter = LLaDAVAdapter.load(fixture.folder)
+    adapter.pad_several = False
+    alone = adapter.prepare_ids(fixture.picture, torch.tensor([[-200]])).embeddings
+    both = adapter.prepare_ids([fixture.picture, fixture.picture], torch.tensor([[-200, 6, -200]]))
+    assert [(view.name, view.picture) for view in both.views] == [
+        (name, picture) for picture in (0, 1) for name in ("base", "grid")
+    ]
+    assert torch.allclose(both.embeddings[0, :36], alone[0], atol=1e-6)
+    assert torch.allclose(both.embeddings[0, 37:], alone[0], atol=1e-6)
+
+
+def test_several_pictures_and_a_prompt_in_words(speaking, fixture):
+    pair = [fixture.picture, fixture.picture]
+    inputs = speaking.prepare(pair, "is <image> a <image> ?")
+    assert len(inputs.picture_sizes) == 2
+    # Without a place of their own they come first, one after the other.
+    first, second = (view.positions for view in speaking.prepare(pair, "what is this ?").views)
+    assert second[0, 0] == first[-1, -1] + 2
+    with pytest.raises(UsageError, match=r"1 places for a picture.*2 pictures are given"):
+        speaking.prepare(pair, "is this <image> red ?")
 
 
 def test_a_prompt_that_is_too_long(fixture):
     config = LLaDAVConfig.from_dict({**fixture.config, "tokenizer_model_max_length": 63})
     short = LLaDAVAdapter(StandIn(fixture.config), config)
-    with pytest.raises(UsageError, match=r"64 tokens long with its picture \(36 of them\).*reads 63"):
+    with pytest.raises(UsageError, match=r"64 tokens long with its pictures \(36 of them\).*reads 63"):
         short.prepare_ids(fixture.picture, fixture.inputs["input_ids"])
 
 

@@ -13,8 +13,8 @@ from support.llada_v import FIXTURES, read, word_tokenizer
 from dcam_adapters.llada_v.adapter import LLaDAVAdapter
 from dcam_core import load_model
 from dcam_core.errors import CheckpointError
+from dcam_core.placement import Placement
 
-CPU = torch.device("cpu")
 TOWER = "model.vision_tower.vision_tower.vision_model"
 
 
@@ -29,7 +29,7 @@ def folder(tmp_path):
 
 
 def load(folder, dtype=None):
-    return LLaDAVAdapter.load(folder, device=CPU, dtype=dtype)
+    return LLaDAVAdapter.load(folder, Placement(dtype=dtype))
 
 
 def rewrite(folder, change):

@@ -1,12 +1,12 @@
-"""LLaDA-V's prompt: the template, and the picture's place in it."""
+"""Prompts of the LLaVA-style families: the template, and the pictures' places in it."""
 
 from __future__ import annotations
 
 import pytest
 from support.llada_v import word_tokenizer
 
-from dcam_adapters.llada_v.prompt import IMAGE_PLACEHOLDER_ID, SYSTEM, chat, stop_sequences, tokenise
-from dcam_core.errors import CheckpointError
+from dcam_adapters.common.prompt import CHATML, IMAGE_PLACEHOLDER_ID, SYSTEM, chat, stop_sequences, tokenise
+from dcam_core.errors import CheckpointError, UsageError
 
 TEMPLATE = (
     "{% for message in messages if message.role != 'system' %}"
@@ -33,6 +33,21 @@ def test_the_tokenizers_own_template_comes_first():
 
 def test_a_prompt_may_say_where_the_picture_goes():
     assert "\n\nis this <image> red ?<|eot_id|>" in chat(word_tokenizer(), "is this <image> red ?")
+
+
+def test_places_of_several_pictures():
+    tokenizer = word_tokenizer()
+    assert "\n\n<image> <image>\nwhat ?" in chat(tokenizer, "what ?", pictures=2)
+    assert "\n\n<image> red <image> ?" in chat(tokenizer, "<image> red <image> ?", pictures=2)
+    with pytest.raises(UsageError, match=r"1 places for a picture \(<image>\), and 2 pictures are given"):
+        chat(tokenizer, "is this <image> red ?", pictures=2)
+
+
+def test_dreams_messages():
+    assert chat(word_tokenizer(), "what ?", CHATML) == (
+        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<image>\nwhat ?<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
 
 
 def words(tokenizer, ids):
@@ -67,8 +82,13 @@ def test_a_tokenizer_that_prepends_bos_does_not_do_so_twice():
 
 def test_answers_stop_at_the_end_of_the_turn():
     tokenizer = word_tokenizer()
-    assert stop_sequences(tokenizer) == ((tokenizer.convert_tokens_to_ids("<|eot_id|>"),),)
-    assert stop_sequences(None) == ()
+    end = (tokenizer.convert_tokens_to_ids("<|eot_id|>"),)
+    assert stop_sequences(tokenizer, ("<|eot_id|>",), family="LLaDA-V") == (end,)
+    # Only the token that ends a message must be there.
+    assert stop_sequences(tokenizer, ("<|eot_id|>", "<|absent|>"), family="LLaDA-V") == (end,)
+    begin = (tokenizer.convert_tokens_to_ids("<|startoftext|>"),)
+    assert stop_sequences(tokenizer, ("<|eot_id|>", "<|startoftext|>"), family="LLaDA-V") == (end, begin)
+    assert stop_sequences(None, ("<|eot_id|>",), family="LLaDA-V") == ()
 
 
 def test_a_tokenizer_without_the_stop_token_is_another_models():
@@ -79,4 +99,4 @@ def test_a_tokenizer_without_the_stop_token_is_another_models():
         tokenizer_object=Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
     )
     with pytest.raises(CheckpointError, match=r"no '<\|eot_id\|>' token"):
-        stop_sequences(other)
+        stop_sequences(other, ("<|eot_id|>",), family="LLaDA-V")

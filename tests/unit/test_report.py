@@ -1,6 +1,7 @@
 """Overlays and the report page: colours, alignment, escaping, and that nothing is fetched from anywhere."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import re
@@ -15,7 +16,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from dcam_core.errors import SavedExplanationError
-from dcam_core.results.explanation import ExplainedTarget, Explanation, Word, stretch_map
+from dcam_core.results.explanation import ExplainedTarget, Explanation, PictureMaps, Word, stretch_map
 from dcam_core.results.report.html import render_fragment, render_report
 from dcam_core.results.report.overlay import (
     blend,
@@ -64,7 +65,7 @@ def make(**changes):
         Word(answer[start:stop], start, stop, (i,), steps[i]) for i, (start, stop) in enumerate(spans)
     )
     values = {
-        "picture": scene(),
+        "pictures": (PictureMaps(scene(), maps, maps),),
         "prompt": "What is there?",
         "answer": answer,
         "words": words,
@@ -74,14 +75,14 @@ def make(**changes):
             target("red", 5, state="infill", probed_steps=(None,)),
             target("dog", 6, commit_steps=(-1,), probability=0.0, notes=("the map is zero everywhere",)),
         ),
-        "raw": maps,
-        "maps": maps,
         "settings": {"attribution": {"name": "grad-cam"}, "refiners": {}, "sampler": {"guidance": None}},
         "seed": 3,
         "model": {"name": "tiny"},
         "versions": {"dcam": "0.1.0"},
         "steps": ("▁ ▁", "a ▁", "a red"),
     }
+    part = {name: changes.pop(name) for name in ("picture", "raw", "maps") if name in changes}
+    values["pictures"] = tuple(dataclasses.replace(one, **part) for one in values["pictures"])
     return Explanation(**(values | changes))
 
 
@@ -352,6 +353,48 @@ def test_it_is_a_page_for_everyone(page):
     assert "width=device-width" in str(page.all("meta"))
     ids = {values["id"] for _, values in page.elements if "id" in values}
     assert {values["aria-labelledby"] for _, values in page.elements if "aria-labelledby" in values} <= ids
+
+
+# -- several pictures --------------------------------------------------------------------------------------
+
+
+def several():
+    """The four targets over two pictures; the evidence of "dog" alone lies in the second, which is upright."""
+    second = torch.zeros(4, 6, 3)
+    second[3, 4, 1] = 0.5
+    parts = (*make().pictures, PictureMaps(Image.new("RGB", (48, 96), "navy"), 3 * second, second))
+    return make(pictures=parts)
+
+
+def test_the_pictures_of_a_word_stand_side_by_side():
+    page = Page(render_report(several()))
+    images = page.all("img")
+    assert len(images) == 2 + 4 * 2
+    assert images[1]["alt"] == "Picture 1 that was explained, 48 by 96 pixels"
+    assert images[2]["alt"] == "Heat map of “red#1” over picture 0, strongest at x 24, y 24"
+    assert images[3]["alt"] == "Heat map of “red#1” over picture 1, empty"
+    assert images[9]["alt"] == "Heat map of “dog” over picture 1, strongest at x 24, y 72"
+    sizes = [
+        Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))).size for image in images
+    ]
+    assert sizes[:4] == [(480, 320), (240, 480), (320, 213), (160, 320)]
+    behind = [stage["style"] for stage in page.all("div", "view")]
+    assert [re.search(r"var\(--picture-(\d)\)", style)[1] for style in behind] == list("01") * 5
+
+
+def test_shares_and_the_strongest_place_name_their_picture():
+    page = Page(render_report(several()))
+    assert "Picture 0: 100.0 % of the evidence" in page.text["p.share"]
+    assert re.findall(r"Picture 1: ([\d.]+) %", page.text["p.share"]) == ["0.0", "0.0", "0.0", "100.0"]
+    assert "picture 1, x 24, y 72 px" in page.text["dd"]
+    assert len(page.all("span", "peak")) == 4  # one for each word, not one for each picture
+
+
+def test_several_pictures_are_inside_the_page_once():
+    text = re.sub(r"data:image/png;base64,[\w+/=]+", "DATA", render_report(several()))
+    assert text.count("DATA") == 2 * 2 + 4 * 2
+    assert "The maps of a word share one scale" in text
+    assert "The maps of a word share one scale" not in render_report(make())
 
 
 def test_the_same_explanation_gives_the_same_page():

@@ -2,128 +2,113 @@
 
 The picture is most of a sequence, and conversations about it are short. So a batch holds each picture once,
 followed by several segments (a question and its answer each) that read the picture and themselves but not
-each other. In such batches the picture does not read the text. One segment alone needs no such care: then
-everything reads everything, which is how LLaDA-V attends.
+each other; the picture does not read the text, as under prefix caching. In other batches every picture has one
+segment, and everything reads everything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from dcam_adapters.embedded.training.conversations import Conversations
+from dcam_adapters.embedded.training.prompts import PromptIds
 from dcam_adapters.embedded.training.scenes import SceneArrays
-from dcam_adapters.llada_v.prompt import IMAGE, chat
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+__all__ = ["PackedBatch", "PackedBatches", "Segments", "attention_mask", "segment_positions"]
 
-__all__ = ["PackedBatch", "PackedBatches", "PromptIds", "attention_mask", "position_ids"]
+CAPTIONS, QUESTIONS = 2, 8
+"""Segments of each kind per picture in a packed batch; the captions are one caption with complementary masks."""
 
-PACKED = 4
-"""Segments per picture in a packed batch: the caption twice, with complementary masks, and two questions."""
+SHORT_ANSWER = 2
+"""Positions of the answer region of a packed question: its one word and the stop token. The whole region is
+trained where a question stands alone."""
 
-QUESTION_SHARE = 0.4
+QUESTION_SHARE = 0.5
 """Share of questions among segments that stand alone."""
 
-SHARE_PACKED = 0.75
+SHARE_PACKED = 0.85
 """Share of packed batches until the last phase."""
 
-LAST_PHASE = 0.75
-"""Share of the training after which only one batch in four is packed: full attention is how the model is used."""
+LAST_PHASE = 0.7
+"""Share of the training after which only a part of the batches is packed: the whole region, and text that the
+picture reads, are how the model is used."""
 
-BOTH_VIEWS_FROM = 0.6
-"""Share of the training after which the picture is shown in both views. Before, each batch shows one of them, at
-that view's own positions: half the work, and neither view is favoured."""
+SHARE_PACKED_LAST = 0.4
 
-VIEWS = ("base", "grid")
-
-LONGEST_QUESTION = 10
-"""Most tokens between picture and answer. All segments are padded to one length, so that the network is compiled
-for few shapes."""
+ALL_VIEWS_FROM = 0.6
+"""Share of the training after which the picture is shown in all its views. Before, each batch shows one of them, at
+that view's own positions: less work, and no view is favoured."""
 
 LOWEST_TIME = 0.02
 QUESTION_TIME = 0.3
 """Questions have answers of one word: at early times it would mostly be visible, and nothing learnt."""
 
+PADDING_WEIGHT = 0.1
+"""Weight of the stop tokens that fill the region behind the first: there is nothing to learn but to repeat it."""
+
+ASKED_WORD_WEIGHT = 1.0
+"""Weight of the answer's first token at the row of the word that is asked about; see `PackedBatches`."""
+
+
+class Segments(NamedTuple):
+    """K conversations about each of B pictures, padded to T tokens.
+
+    Attributes:
+        ids: [B, K, T] int64, question and answer, masked tokens in place; padded at the end.
+        lengths: [B, K] int64, tokens that are not padding.
+        rows: [B, K, 1 + G] int64, where in the segment tokens are predicted: at the word that is asked about, then
+            at the G positions of the answer region.
+        targets: [B, K, 1 + G] int64, what is to be predicted there.
+        weights: [B, K, 1 + G] float32, weight of each token's loss; 0 where it is not masked.
+    """
+
+    ids: Tensor
+    lengths: Tensor
+    rows: Tensor
+    targets: Tensor
+    weights: Tensor
+
 
 class PackedBatch(NamedTuple):
-    """B pictures with K segments each; a segment is T tokens, its answer's G tokens among them.
+    """B pictures, and what is said about them.
 
     Attributes:
         pixels: [B, 3, S, S] float32.
-        ids: [B, K, T] int64, text after the picture and answer, masked tokens in place; padded at the end.
-        lengths: [B, K] int64, tokens of a segment that are not padding.
-        answers: [B, K] int64, where in the segment the answer begins.
-        targets: [B, K, G] int64, the whole answer.
-        weights: [B, K, G] float32, weight of each token's loss; 0 where it is not masked.
-        views: the views in which the pictures are shown.
+        groups: segments of different lengths; one group of one segment where everything reads everything.
+        packed: whether segments stand apart from each other, and the picture does not read them.
+        views: numbers of the views in which the pictures are shown.
     """
 
     pixels: Tensor
-    ids: Tensor
-    lengths: Tensor
-    answers: Tensor
-    targets: Tensor
-    weights: Tensor
-    views: tuple[str, ...]
-
-
-class PromptIds:
-    """Token ids of prompts and answers.
-
-    Args:
-        tokenizer: the model's tokenizer.
-        answer_length: G, positions of the answer region.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, answer_length: int) -> None:
-        self.tokenizer, self.answer_length = tokenizer, answer_length
-        self._known: dict[str, list[int]] = {}
-        self.before = self._ids(chat(tokenizer, "?").split(IMAGE)[0])
-        self.stop = self._ids("<|eot_id|>")[0]
-        self.mask = self._ids("<|mdm_mask|>")[0]
-
-    def _ids(self, text: str) -> list[int]:
-        # The same few texts come again and again.
-        if text not in self._known:
-            self._known[text] = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        return self._known[text]
-
-    def after(self, prompt: str) -> list[int]:
-        """Ids between the picture and the answer, at most `LONGEST_QUESTION`."""
-        ids = self._ids(chat(self.tokenizer, prompt).split(IMAGE)[1])
-        if len(ids) > LONGEST_QUESTION:
-            raise ValueError(
-                f"prompt {prompt!r} has {len(ids)} tokens, at most {LONGEST_QUESTION} are trained"
-            )
-        return ids
-
-    def answer(self, text: str) -> list[int]:
-        """Ids of the answer, the stop token, and stop tokens up to the end of the region."""
-        ids = self._ids(text)
-        if len(ids) >= self.answer_length:
-            raise ValueError(f"answer {text!r} has {len(ids)} tokens, the region only {self.answer_length}")
-        return ids + [self.stop] * (self.answer_length - len(ids))
+    groups: tuple[Segments, ...]
+    packed: bool
+    views: tuple[int, ...]
 
 
 class PackedBatches(IterableDataset[PackedBatch]):
     """Endless batches of masked conversations.
 
+    A question is answered in two hops: the row of the word that is asked about finds in the picture what is like
+    it, and the answer's row reads that row. Neither hop is of use without the other, so neither is learnt for a
+    long time. Therefore the row of that word, too, has to predict the answer: one hop, learnt within minutes, and
+    the second follows.
+
     Args:
         scenes: rendered scenes.
         conversations: what is said about them.
         prompts: its token ids.
+        views: number of views that the family shows of a picture.
         size: pictures in a batch.
         steps: length of the training, by which the share of packed batches is set.
         seed: seed of the draws; batch number n is the same whatever came before it.
         start: number of the first batch.
-        padding_weight: weight of the stop tokens that fill the region behind the first.
     """
 
     def __init__(
@@ -132,15 +117,14 @@ class PackedBatches(IterableDataset[PackedBatch]):
         conversations: Conversations,
         prompts: PromptIds,
         *,
+        views: int,
         size: int,
         steps: int,
         seed: int,
         start: int = 0,
-        padding_weight: float = 0.1,
     ) -> None:
         self.scenes, self.conversations, self.prompts = scenes, conversations, prompts
-        self.size, self.steps, self.seed, self.start = size, steps, seed, start
-        self.padding_weight = padding_weight
+        self.views, self.size, self.steps, self.seed, self.start = views, size, steps, seed, start
 
     def __iter__(self) -> Iterator[PackedBatch]:
         number = self.start
@@ -151,25 +135,21 @@ class PackedBatches(IterableDataset[PackedBatch]):
     def batch(self, number: int) -> PackedBatch:
         """Batch `number` of the training."""
         random = np.random.default_rng([self.seed, number])
-        packed = SHARE_PACKED if number < LAST_PHASE * self.steps else 1 - SHARE_PACKED
-        segments = PACKED if random.random() < packed else 1
+        share = SHARE_PACKED if number < LAST_PHASE * self.steps else SHARE_PACKED_LAST
+        packed = bool(random.random() < share)
         indices = random.integers(0, len(self.scenes), self.size)
         pixels, _, objects = self.scenes.batch(indices, mirrored=random.random() < 0.5)
-        rows = [self._segments(names, segments, random) for names in self._names(objects)]
-        longest = LONGEST_QUESTION + self.prompts.answer_length
-
-        def stacked(part: int, dtype: torch.dtype) -> Tensor:
-            return torch.from_numpy(np.stack([[segment[part] for segment in row] for row in rows])).to(dtype)
-
-        padded = [[np.pad(ids, (0, longest - len(ids))) for ids, *_ in row] for row in rows]
+        said = [
+            self._packed(names, random) if packed else self._alone(names, random)
+            for names in self._names(objects)
+        ]
+        every = tuple(range(self.views))
+        one = (int(random.integers(self.views)),)
         return PackedBatch(
             pixels=pixels,
-            ids=torch.from_numpy(np.stack(padded)),
-            lengths=torch.tensor([[len(ids) for ids, *_ in row] for row in rows]),
-            answers=stacked(1, torch.int64),
-            targets=stacked(2, torch.int64),
-            weights=stacked(3, torch.float32),
-            views=VIEWS if number >= BOTH_VIEWS_FROM * self.steps else (VIEWS[random.integers(len(VIEWS))],),
+            groups=tuple(self._stacked(rows) for rows in zip(*said, strict=True)),
+            packed=packed,
+            views=every if number >= ALL_VIEWS_FROM * self.steps else one,
         )
 
     def _names(self, objects: Tensor) -> Iterator[list[tuple[str, str]]]:
@@ -178,74 +158,104 @@ class PackedBatches(IterableDataset[PackedBatch]):
         for scene in objects.tolist():
             yield [(shapes[shape - 1], colours[colour - 1]) for shape, colour in scene if shape]
 
-    def _segments(
-        self, names: list[tuple[str, str]], count: int, random: np.random.Generator
-    ) -> list[tuple[Any, ...]]:
-        """(ids, start of the answer, answer, weights) of every segment of one picture."""
-        length = self.prompts.answer_length
-        if count == 1 and random.random() < QUESTION_SHARE:
-            said = [self.conversations.question(names, random)]
-            masks = [_masked(length, QUESTION_TIME, random)]
-        elif count == 1:
-            said = [self.conversations.caption(names, random)]
-            masks = [_masked(length, LOWEST_TIME, random)]
-        else:
-            questions = [self.conversations.question(names, random) for _ in range(count - 2)]
-            said = [self.conversations.caption(names, random) for _ in range(2)] + questions
-            time, hidden = _masked(length, LOWEST_TIME, random)
-            masks = [(time, hidden), (1 - time, ~hidden)]
-            masks += [_masked(length, QUESTION_TIME, random) for _ in questions]
-        return [self._segment(*pair, *mask) for pair, mask in zip(said, masks, strict=True)]
+    def _packed(self, names: list[tuple[str, str]], random: np.random.Generator) -> list[list[_Segment]]:
+        """The caption twice, with complementary masks; and short questions, their answers masked."""
+        region = self.prompts.answer_length
+        caption = self.conversations.caption(names, random)
+        time, hidden = _masked(region, LOWEST_TIME, random)
+        captions = [
+            self._segment(*caption, region, time, hidden),
+            self._segment(*caption, region, 1 - time, ~hidden),
+        ]
+        whole = np.ones(SHORT_ANSWER, bool)
+        asked = [self.conversations.question(names, random) for _ in range(QUESTIONS)]
+        return [captions, [self._segment(*pair, SHORT_ANSWER, 1.0, whole) for pair in asked]]
 
-    def _segment(self, prompt: str, text: str, time: float, hidden: Any) -> tuple[Any, ...]:
-        question, answer = self.prompts.after(prompt), np.array(self.prompts.answer(text))
-        # Behind the first stop token there is nothing to learn but to repeat it.
-        behind = np.cumsum(answer == self.prompts.stop) > 1
-        importance = np.where(behind, self.padding_weight, 1.0)
+    def _alone(self, names: list[tuple[str, str]], random: np.random.Generator) -> list[list[_Segment]]:
+        """One conversation with its whole answer region."""
+        asks = random.random() < QUESTION_SHARE
+        draw = self.conversations.question if asks else self.conversations.caption
+        time, hidden = _masked(
+            self.prompts.answer_length, QUESTION_TIME if asks else LOWEST_TIME, random
+        )
+        return [[self._segment(*draw(names, random), len(hidden), time, hidden)]]
+
+    def _segment(
+        self, prompt: str, text: str, region: int, time: float, hidden: NDArray[np.bool_]
+    ) -> _Segment:
+        question, asked = self.prompts.question(prompt)
+        answer = np.array(self.prompts.answer(text, region))
+        stops = answer == self.prompts.stop
         # Every answer counts the same: "yes" as much as a caption of sixteen words.
-        importance *= len(answer) / importance.sum()
-        ids = np.concatenate([question, np.where(hidden, self.prompts.mask, answer)])
-        return ids, len(question), answer, importance * hidden / max(time, 0.05)
+        importance = np.where(np.cumsum(stops) > 1, PADDING_WEIGHT, 1.0) / (~stops).sum()
+        # Nothing is to be found out at the asked word's row where the answer is visible.
+        look_up = ASKED_WORD_WEIGHT if asked is not None and hidden[0] else 0.0
+        return _Segment(
+            ids=np.concatenate([question, np.where(hidden, self.prompts.mask, answer)]),
+            rows=np.concatenate([[asked or 0], len(question) + np.arange(region)]),
+            targets=np.concatenate([answer[:1], answer]),
+            weights=np.concatenate([[look_up], importance * hidden / max(time, 0.05)]),
+        )
+
+    def _stacked(self, rows: Sequence[Sequence[_Segment]]) -> Segments:
+        # One length for all: the network is compiled for few shapes.
+        region = len(rows[0][0].targets) - 1
+        longest = self.prompts.longest + region
+
+        def stacked(values: list[list[Any]], dtype: torch.dtype) -> Tensor:
+            return torch.from_numpy(np.array(values)).to(dtype)
+
+        return Segments(
+            ids=stacked([[np.pad(s.ids, (0, longest - len(s.ids))) for s in row] for row in rows], torch.int64),
+            lengths=stacked([[len(s.ids) for s in row] for row in rows], torch.int64),
+            rows=stacked([[s.rows for s in row] for row in rows], torch.int64),
+            targets=stacked([[s.targets for s in row] for row in rows], torch.int64),
+            weights=stacked([[s.weights for s in row] for row in rows], torch.float32),
+        )
 
 
-def _masked(length: int, lowest: float, random: np.random.Generator) -> tuple[float, Any]:
+class _Segment(NamedTuple):
+    """One conversation, not padded yet; see `Segments`."""
+
+    ids: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    targets: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+def _masked(length: int, lowest: float, random: np.random.Generator) -> tuple[float, NDArray[np.bool_]]:
     """A time t ~ U(lowest, 1) and the positions that are masked at it, each with probability t (LLaDA)."""
     time = random.uniform(lowest, 1)
     return time, random.random(length) < time
 
 
-def position_ids(prefix: Tensor, start: int, segments: int, length: int) -> Tensor:
-    """Rotary positions of a packed sequence.
+def segment_positions(start: int, segments: int, length: int) -> Tensor:
+    """[K * T] int64 rotary positions of segments: every one begins where the prompt before it ends.
 
     Args:
-        prefix: positions of the text before the picture and of the picture's tokens.
-        start: position of the first token behind the picture; every segment begins there.
+        start: position of the first token behind the picture.
         segments: K.
         length: T.
-
-    Returns:
-        [len(prefix) + K * T] int64.
     """
-    return torch.cat([prefix, torch.arange(start, start + length).repeat(segments)])
+    return torch.arange(start, start + length).repeat(segments)
 
 
 def attention_mask(prefix: int, lengths: Tensor, length: int) -> Tensor:
-    """Who reads whom, True where a row may read a column.
+    """What the rows of segments read, True where a row may read a column: the prefix, and their own segment.
 
     Args:
-        prefix: number of tokens up to the end of the picture.
+        prefix: number of tokens up to the segments.
         lengths: [B, K] tokens of each segment that are not padding.
         length: T, tokens of a segment with padding.
 
     Returns:
-        [B, 1, n, n] bool for n = prefix + K * T; one segment alone gives [B, 1, 1, n], the same for all rows.
+        [B, 1, K * T, prefix + K * T] bool; of one segment [B, 1, 1, prefix + T], the same for all rows.
     """
     batch, segments = lengths.shape
     there = torch.arange(length) < lengths[..., None]
     columns = torch.cat([torch.ones(batch, prefix, dtype=torch.bool), there.flatten(1)], dim=1)
     if segments == 1:
         return columns[:, None, None, :]
-    owner = torch.cat([torch.full((prefix,), -1), torch.arange(segments).repeat_interleave(length)])
-    # The picture's rows read the picture; a segment's rows read the picture and the segment.
-    allowed = (owner[None, :] == -1) | (owner[None, :] == owner[:, None])
-    return (allowed & columns[:, None, :])[:, None]
+    owner = torch.arange(segments).repeat_interleave(length)
+    own = torch.cat([torch.ones(len(owner), prefix, dtype=torch.bool), owner[:, None] == owner], dim=1)
+    return (own & columns[:, None, :])[:, None]

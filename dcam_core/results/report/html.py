@@ -20,8 +20,10 @@ from matplotlib import colormaps
 from PIL import Image
 
 from dcam_core.errors import SavedExplanationError
-from dcam_core.results.explanation import ExplainedTarget, Explanation, Word, stretch_map
+from dcam_core.results.explanation import Explanation
+from dcam_core.results.picture_maps import PictureMaps, stretch_map
 from dcam_core.results.report.overlay import display_picture, display_size, heat_layer, heat_palette, percent
+from dcam_core.results.words import ExplainedTarget, Word
 
 __all__ = ["render_fragment", "render_report", "write_report"]
 
@@ -46,14 +48,39 @@ class _Piece:
 
 
 @dataclass(frozen=True)
+class _Shown:
+    """A picture as the page carries it: once large, and once behind the maps."""
+
+    name: str
+    picture: str
+    behind: str
+    width: int
+    height: int
+
+    @property
+    def grow(self) -> str:
+        """Share of a row's width (CSS flex-grow), so that pictures side by side are equally high."""
+        return f"{max(1.0, 100 * self.width / self.height):.4g}"
+
+
+@dataclass(frozen=True)
+class _View:
+    """A target's map over one picture; `share` is what the picture has of the evidence."""
+
+    heat: str
+    peak: tuple[float, float] | None
+    mark: tuple[float, float] | None
+    share: str
+
+
+@dataclass(frozen=True)
 class _Card:
     """What the page says about one target."""
 
     label: str
     target: ExplainedTarget
-    heat: str
-    peak: tuple[float, float] | None
-    peak_share: tuple[float, float] | None
+    views: tuple[_View, ...]
+    strongest: str
     step: int | None
     colour: str
     probability: str
@@ -106,16 +133,12 @@ def _environment() -> Environment:
 
 def _contents(explanation: Explanation) -> dict[str, Any]:
     """Everything that the templates use."""
-    picture = explanation.picture
-    shown = display_picture(picture, display_size(*picture.size))
-    behind = display_picture(picture, display_size(*picture.size, largest=_CARD_SIDE))
     last = _last_step(explanation)
     palette = heat_palette()
     return {
         "explanation": explanation,
         "identity": _identity(explanation),
-        "picture": _data_uri(shown),
-        "picture_behind": _data_uri(behind),
+        "pictures": [_shown(explanation, number) for number in range(len(explanation.pictures))],
         "pieces": list(_pieces(explanation, last)),
         "cards": [_card(explanation, index, last) for index in range(len(explanation.targets))],
         "last_step": last,
@@ -132,7 +155,8 @@ def _contents(explanation: Explanation) -> dict[str, Any]:
 def _identity(explanation: Explanation) -> str:
     """A name for the page's anchors, so that several reports can stand in one notebook."""
     digest = hashlib.sha256(explanation.answer.encode())
-    digest.update(explanation.maps.numpy().tobytes())
+    for part in explanation.pictures:
+        digest.update(part.maps.numpy().tobytes())
     return f"dcam-{digest.hexdigest()[:10]}"
 
 
@@ -175,22 +199,56 @@ def _target_of(word: Word, targets: tuple[ExplainedTarget, ...]) -> int | None:
     return min(sharing, key=lambda i: len(targets[i].positions), default=None)
 
 
+def _shown(explanation: Explanation, number: int) -> _Shown:
+    picture = explanation.pictures[number].picture
+    width, height = picture.size
+    return _Shown(
+        name=_picture_name(explanation, number),
+        picture=_data_uri(display_picture(picture, display_size(width, height))),
+        behind=_data_uri(display_picture(picture, display_size(width, height, largest=_CARD_SIDE))),
+        width=width,
+        height=height,
+    )
+
+
+def _picture_name(explanation: Explanation, number: int) -> str:
+    """How the page speaks of a picture: numbered from 0, as in Python, where there are several."""
+    return "the picture" if len(explanation.pictures) == 1 else f"picture {number}"
+
+
 def _card(explanation: Explanation, index: int, last: int) -> _Card:
     target = explanation.targets[index]
-    width, height = explanation.picture.size
-    scale = _HEAT_SIDE / max(width, height)
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    peak = explanation.peak(index)
+    strongest = max(range(len(explanation.pictures)), key=lambda i: explanation.pictures[i].maps[index].max())
+    peak = explanation.peak(index, picture=strongest)
+    place = "nowhere" if peak is None else f"x {peak[0]:.0f}, y {peak[1]:.0f} px"
+    if peak is not None and len(explanation.pictures) > 1:
+        place = f"{_picture_name(explanation, strongest)}, {place}"
+    shares = explanation.evidence_shares(index)
     return _Card(
         label=explanation.label(index),
         target=target,
-        heat=_data_uri(heat_layer(stretch_map(explanation.maps[index], size))),
-        peak=peak,
-        peak_share=None if peak is None else (100 * peak[0] / width, 100 * peak[1] / height),
+        views=tuple(
+            _view(part, index, share, marked=number == strongest)
+            for number, (part, share) in enumerate(zip(explanation.pictures, shares, strict=True))
+        ),
+        strongest=place,
         step=target.last_step,
         colour="" if target.last_step is None else _step_colour(target.last_step, last),
         probability=percent(target.probability),
         replayed=_replayed(target),
+    )
+
+
+def _view(part: PictureMaps, index: int, share: float, *, marked: bool) -> _View:
+    width, height = part.picture.size
+    scale = _HEAT_SIDE / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    peak = part.peak(index)
+    return _View(
+        heat=_data_uri(heat_layer(stretch_map(part.maps[index], size))),
+        peak=peak,
+        mark=(100 * peak[0] / width, 100 * peak[1] / height) if peak and marked else None,
+        share=percent(share),
     )
 
 

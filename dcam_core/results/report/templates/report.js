@@ -1,11 +1,13 @@
-// Previews a word's heat map on the large picture, and sets the strength of all maps. The page is whole without it.
+// Previews a word's heat maps on the large pictures, and sets the strength of all maps. The page is whole without it.
 for (const report of document.querySelectorAll(".dcam-report")) {
-  const stage = report.querySelector(".hero .stage");
+  const stages = report.querySelectorAll(".hero .stage");
   const caption = report.querySelector(".hero .shown");
   const preview = (link) => {
     const card = document.getElementById(link.hash.slice(1));
-    stage.querySelectorAll(".heat, .peak").forEach((part) => part.remove());
-    card.querySelectorAll(".heat, .peak").forEach((part) => stage.append(part.cloneNode()));
+    card.querySelectorAll(".stage").forEach((source, number) => {
+      stages[number].querySelectorAll(".heat, .peak").forEach((part) => part.remove());
+      source.querySelectorAll(".heat, .peak").forEach((part) => stages[number].append(part.cloneNode()));
+    });
     caption.textContent = "“" + card.querySelector("h3").textContent + "”";
     report.querySelectorAll("a.word").forEach((other) => other.classList.toggle("current", other.hash === link.hash));
   };

@@ -1,0 +1,1 @@
+"""MMaDA: a picture becomes codes of a lookup-free quantiser, which the language model reads as tokens."""

@@ -1,0 +1,212 @@
+"""Does a replay give what the run decided by, alone and in batches, and does a seed give the same run again?"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import random
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dcam_core.conformance.check import NotApplicableError, expect
+from dcam_core.denoising.decision import Decider
+
+if TYPE_CHECKING:
+    from dcam_core.conformance.subject import Subject
+    from dcam_core.denoising.trajectory import Trajectory
+
+__all__ = [
+    "batch",
+    "determinism",
+    "positions",
+    "replay",
+    "replay_blocks",
+    "replay_guidance",
+    "replay_other_caches",
+    "replay_prefix_cache",
+    "replay_temperature",
+]
+
+
+def replay(subject: Subject) -> str:
+    """Replaying the state before a token was decided gives the logits by which it was decided.
+
+    An explanation differentiates the replayed logit: if it is not the one of the run, the map explains a
+    decision that the model did not make. Here with the family's own sampler settings.
+    """
+    return _replayed(subject, {})
+
+
+def replay_blocks(subject: Subject) -> str:
+    """Replay equals generation where the answer is denoised block by block."""
+    length = subject.settings.answer_length
+    if length < 2:
+        raise NotApplicableError(f"an answer of {length} position has no blocks")
+    blocks = next(count for count in range(2, length + 1) if length % count == 0)
+    return _replayed(subject, {"block_length": length // blocks, "steps": length})
+
+
+def replay_temperature(subject: Subject) -> str:
+    """Replay equals generation where tokens are sampled: what is recorded is free of the noise."""
+    return _replayed(subject, {"temperature": 0.7})
+
+
+def replay_guidance(subject: Subject) -> str:
+    """Replay equals generation with classifier-free guidance, where two passes decide."""
+    return _replayed(subject, {"guidance_scale": 0.5})
+
+
+def replay_prefix_cache(subject: Subject) -> str:
+    """Replay equals generation where the prompt is read once and does not see the answer."""
+    _need_prefix_cache(subject)
+    return _replayed(subject, {"cache": "prefix"})
+
+
+def replay_other_caches(subject: Subject) -> str:
+    """With any other cache, replay equals generation at the first step, which computes everything."""
+    caches = [cache for cache in subject.adapter.caches if cache != "prefix"]
+    if not caches:
+        raise NotApplicableError(f"{subject.adapter.family} offers no further cache")
+    figures = []
+    for cache in caches:
+        run = subject.run({"cache": cache})
+        reason = subject.adapter.invalid_reason(run, 0)
+        expect(reason is None, f"cache {cache!r}: the first step is said to be invalid: {reason}")
+        error, tolerance = _largest_error(subject, run, steps=[0], cache=None)
+        expect(error <= tolerance, f"cache {cache!r}: largest error {error:.2e}, tolerance {tolerance:.0e}")
+        figures.append(f"{cache}: largest error {error:.2e}, tolerance {tolerance:.0e}")
+    return "; ".join(figures)
+
+
+@torch.no_grad()
+def batch(subject: Subject) -> str:
+    """States replayed together give what each gives alone.
+
+    The engine replays many states in one forward pass; a state must not see its neighbours.
+    """
+    run, figures = subject.default_run, []
+    states = run.states[:-1][:: max(1, run.steps // 6)].to(subject.adapter.device)
+    where = torch.arange(run.states.shape[1], device=subject.adapter.device)
+    for cache in (None, *(name for name in subject.adapter.caches if name == "prefix")):
+        decider = Decider(subject.adapter, subject.inputs, dataclasses.replace(subject.settings, cache=cache))
+        together = decider.logits(states, where)
+        alone = torch.cat([decider.logits(state[None], where) for state in states])
+        name = "with a prefix cache" if cache else f"{len(states)} states"
+        figures.append(f"{name}: {_compared(subject, together, alone)}")
+    return "; ".join(figures)
+
+
+@torch.no_grad()
+def positions(subject: Subject) -> str:
+    """Logits asked for at some positions, in any order, are those rows of the logits at all positions.
+
+    The engine asks for the few rows that it reads; row p must predict the token at the p-th position asked.
+    """
+    run, adapter = subject.default_run, subject.adapter
+    state = run.states[run.steps // 2][None].to(adapter.device)
+    where = torch.arange(state.shape[1], device=adapter.device)
+    some = where.flip(0)[:: max(1, len(where) // 5)]
+    decider = Decider(adapter, subject.inputs, subject.settings)
+    everywhere = decider.logits(state, where)
+    expect(
+        everywhere.shape[:2] == (1, len(where)) and everywhere.dtype == torch.float32,
+        f"replay gave {list(everywhere.shape)} {everywhere.dtype}, expected [1, {len(where)}, V] float32",
+    )
+    return (
+        f"{len(some)} of {len(where)}: {_compared(subject, decider.logits(state, some), everywhere[:, some])}"
+    )
+
+
+def determinism(subject: Subject) -> str:
+    """One seed gives one run; global random numbers are neither read nor changed.
+
+    Otherwise nobody can repeat an explanation, and explaining changes what the caller does next.
+    """
+    changes = {"temperature": 0.7, "seed": 11}
+    before = _random_states()
+    first_inputs, first = subject.prepare(subject.shown), subject.run(changes)
+    changed = [name for name, state in _random_states().items() if state != before[name]]
+    expect(not changed, f"the global random state of {', '.join(changed)} is another after a run")
+    with torch.random.fork_rng(
+        devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    ):
+        torch.manual_seed(20)
+        second_inputs, second = subject.prepare(subject.shown), subject.run(changes)
+    expect(
+        torch.equal(first_inputs.embeddings, second_inputs.embeddings),
+        "the same picture and prompt were prepared twice, and the embeddings differ",
+    )
+    expect(
+        first.states.shape == second.states.shape and torch.equal(first.states, second.states),
+        "two runs with the same seed decided differently",
+    )
+    expect(
+        torch.equal(first.commit_logits.nan_to_num(), second.commit_logits.nan_to_num()),
+        "two runs with the same seed decided the same by different logits",
+    )
+    return f"{first.steps} steps at temperature 0.7, twice the same"
+
+
+def _replayed(subject: Subject, changes: Mapping[str, Any]) -> str:
+    """Run, replay every decision, and compare."""
+    run = subject.run(changes) if changes else subject.default_run
+    error, tolerance = _largest_error(subject, run, range(run.steps), run.settings.cache)
+    decided = int((run.commit_steps >= 0).sum())
+    figures = f"{decided} tokens, largest error {error:.2e}, tolerance {tolerance:.0e}"
+    expect(error <= tolerance, figures)
+    return figures
+
+
+@torch.no_grad()
+def _largest_error(
+    subject: Subject, run: Trajectory, steps: range | list[int], cache: str | None
+) -> tuple[float, float]:
+    """Largest difference of logits and probabilities, recorded and replayed, over some steps; and the tolerance.
+
+    The probability is that of one token among all: it compares the whole row.
+    """
+    device = subject.adapter.device
+    decider = Decider(subject.adapter, subject.inputs, dataclasses.replace(run.settings, cache=cache))
+    error, tolerance = 0.0, subject.tolerance(run.commit_logits.nan_to_num(), run.settings.guidance_scale)
+    for step in steps:
+        where = (run.commit_steps == step).nonzero()[:, 0]
+        if len(where) == 0:
+            continue
+        logits = decider.logits(run.states[step][None].to(device), where.to(device))[0].cpu()
+        chosen = run.final[where][:, None]
+        found = logits.gather(-1, chosen)[:, 0]
+        likely = logits.double().softmax(-1).gather(-1, chosen)[:, 0]
+        differences = (found - run.commit_logits[where], likely - run.commit_probabilities[where])
+        error = max(error, *(float(part.abs().nan_to_num(nan=torch.inf).max()) for part in differences))
+    return error, tolerance
+
+
+def _compared(subject: Subject, found: Tensor, expected: Tensor) -> str:
+    """Largest difference of logits, within tolerance."""
+    agreed = ~found.isfinite() & (found == expected)
+    error = float((found - expected).masked_fill(agreed, 0).abs().nan_to_num(nan=torch.inf).max())
+    tolerance = subject.tolerance(expected, subject.settings.guidance_scale)
+    figures = f"largest error {error:.2e}, tolerance {tolerance:.0e}"
+    expect(error <= tolerance, figures)
+    return figures
+
+
+def _need_prefix_cache(subject: Subject) -> None:
+    if "prefix" not in subject.adapter.caches:
+        raise NotApplicableError(f"{subject.adapter.family} offers no prefix cache")
+
+
+def _random_states() -> dict[str, Any]:
+    """State of every global generator of random numbers, in a form that can be compared."""
+    found = {
+        "torch": torch.get_rng_state().numpy().tobytes(),
+        "numpy": pickle.dumps(np.random.get_state()),  # noqa: NPY002  (the global one is what is watched)
+        "random": random.getstate(),
+    }
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        found["torch.cuda"] = [state.numpy().tobytes() for state in torch.cuda.get_rng_state_all()]
+    return found

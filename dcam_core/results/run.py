@@ -1,0 +1,48 @@
+"""What the engine gives for words of a recorded run: their records, and their maps over every picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from dcam_core.results.picture_maps import choose_picture
+from dcam_core.results.words import ExplainedTarget
+
+__all__ = ["ExplainedRun", "RunMaps"]
+
+
+class RunMaps(NamedTuple):
+    """Maps over one picture.
+
+    Attributes:
+        raw: [T, H, W] float32 on the CPU, maps on the picture grid before refinement, not normalised.
+        maps: [T, H, W] float32 on the CPU, in [0, 1].
+    """
+
+    raw: Tensor
+    maps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedRun:
+    """Maps for words of one recorded run.
+
+    Attributes:
+        targets: T records, one per map.
+        pictures: the maps over each picture of the prompt; `raw` and `maps` are those of the only picture.
+    """
+
+    targets: tuple[ExplainedTarget, ...]
+    pictures: tuple[RunMaps, ...]
+
+    @property
+    def raw(self) -> Tensor:
+        """Raw maps of the only picture, as in `RunMaps`."""
+        return choose_picture(self.pictures, None, "pictures[0].raw").raw
+
+    @property
+    def maps(self) -> Tensor:
+        """Refined maps of the only picture, as in `RunMaps`."""
+        return choose_picture(self.pictures, None, "pictures[0].maps").maps
