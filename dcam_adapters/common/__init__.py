@@ -1,1 +1,1 @@
-"""Parts that several model families share: LLaMA-style blocks, the SigLIP tower, any-resolution geometry."""
+"""Parts that several model families share: the transformer in both key layouts, SigLIP, layouts of pictures, loading."""

@@ -130,7 +130,7 @@ def _is_compiled(module: nn.Module) -> bool:
     return (
         getattr(module, "_compiled_call_impl", None) is not None
         or isinstance(getattr(module, "_orig_mod", None), nn.Module)
-        or hasattr(type(module).forward, "_torchdynamo_orig_callable")
+        or hasattr(module.forward, "_torchdynamo_orig_callable")
     )
 
 

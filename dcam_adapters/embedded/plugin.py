@@ -1,4 +1,4 @@
-"""Registers the checkpoints that ship with dcam. Light: a name, a folder, a few facts."""
+"""Registers the checkpoints that ship with dcam. Light: names, folders, a few facts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,26 @@ from dcam_core.hookspecs import Register, hookimpl
 
 __all__ = ["dcam_register_models"]
 
-TINY_LLADA_V = Path(__file__).parent / "tiny_llada_v"
+HERE = Path(__file__).parent
+RECIPES = "dcam_adapters.embedded.training"
+
+SHIPPED = {
+    "llada-v": f"{RECIPES}.recipe:train_llada_v",
+}
+"""The families that have a tiny model, and what trains it."""
 
 
 @hookimpl
 def dcam_register_models(register: Register) -> None:
-    """Offers "tiny-llada-v"."""
-    register(
-        "tiny-llada-v",
-        TINY_LLADA_V,
-        adapter="llada-v",
-        demo_picture=TINY_LLADA_V / "demo.png",
-        demo_prompt="describe the picture",
-        recipe="dcam_adapters.embedded.training.recipe:train_llada_v",
-        dataset="scenes",
-    )
+    """Offers the tiny models."""
+    for family, recipe in SHIPPED.items():
+        folder = HERE / f"tiny_{family.replace('-', '_')}"
+        register(
+            f"tiny-{family}",
+            folder,
+            adapter=family,
+            demo_picture=folder / "demo.png",
+            demo_prompt="describe the picture",
+            recipe=recipe,
+            dataset="scenes",
+        )

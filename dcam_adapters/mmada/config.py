@@ -100,8 +100,8 @@ class MMaDAConfig:
         if values.get("codebook_size") is None:
             raise CheckpointError(
                 "config.json lacks codebook_size, so the model knows no image codes: with architectures "
-                f"{values.get('architectures')} and model_type {values.get('model_type')!r} it is not {FAMILY}'s, but a "
-                "text-only LLaDA or of another family; load it with that family's adapter"
+                f"{values.get('architectures')} and model_type {values.get('model_type')!r} it is not {FAMILY}'s, "
+                "but a text-only LLaDA or of another family; load it with that family's adapter"
             )
         language = OlmoConfig.from_dict(values, family=FAMILY)
         known = ("codebook_size", "num_vq_tokens", "mask_token_id", "image_token_offset")

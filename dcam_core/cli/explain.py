@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from dcam_core.cli.model_options import ModelChoice, model_options
+from dcam_core.cli.loading_options import loading_options
 from dcam_core.cli.results import result_folder, tell
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
@@ -26,7 +27,10 @@ __all__ = ["explain"]
     multiple=True,
     help="A further picture in the same prompt, after IMAGE: every word gets a map over each. May be repeated.",
 )
-@model_options
+@click.option(
+    "--model", required=True, metavar="NAME|FOLDER|HUB_ID", help="Embedded model, folder or hub id."
+)
+@loading_options
 @click.option(
     "-t",
     "--target",
@@ -50,12 +54,13 @@ def explain(
     overrides: tuple[str, ...],
     prompt: str,
     further: tuple[str, ...],
-    model: ModelChoice,
+    model: str,
     targets: tuple[str, ...],
     method: str,
     out: str | None,
     seed: int,
     print_config: bool,
+    loading: dict[str, Any],
 ) -> None:
     """Show where in IMAGE each word of the model's answer came from.
 
@@ -68,6 +73,7 @@ def explain(
 
     from dcam_core.cli.progress import ProgressBars
     from dcam_core.explainer import Explainer
+    from dcam_core.models import load_model
     from dcam_core.picture import read_pictures
 
     # What needs no model is checked first: loading one may take minutes.
@@ -76,7 +82,7 @@ def explain(
     folder = result_folder(out, f"dcam-{Path(image).stem}")
     with ProgressBars() as progress:
         progress("loading", 0, 1)
-        loaded = model.load(session.manager)
+        loaded = load_model(model, manager=session.manager, **loading)
         explainer = Explainer(loaded, method, overrides=overrides, manager=session.manager)
         progress("loading", 1, 1)
         if not print_config:

@@ -22,6 +22,7 @@ FAILURE, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 
 # Name of the command -> its module in this package; the function is named like the module.
 COMMANDS = {
+    "check": "check",
     "demo": "demo",
     "explain": "explain",
     "parity": "parity",

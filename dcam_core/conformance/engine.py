@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,9 +16,6 @@ from dcam_core.errors import DcamError
 from dcam_core.explainer import Explainer
 from dcam_core.plugins import default_manager
 from dcam_core.probing.picture_grid import PictureGrid, select_views
-
-if TYPE_CHECKING:
-    from dcam_core.adapter import Adapter
 
 __all__ = ["bfloat16", "errors", "explanation"]
 
@@ -55,7 +52,7 @@ def bfloat16(subject: Subject) -> str:
     )
     expect(
         embeddings.shape == subject.inputs.embeddings.shape,
-        f"the prompt has {embeddings.shape[1]} positions, and {subject.inputs.prompt_length} in {subject.adapter.dtype}",
+        f"the prompt has {embeddings.shape[1]} positions, in {subject.adapter.dtype} {subject.inputs.prompt_length}",
     )
     run = narrow.default_run
     expect(
@@ -156,5 +153,5 @@ def _map(subject: Subject, method: str, overrides: Mapping[str, Any]) -> tuple[i
         f"{method}: the maps are {list(made.shape)}, expected {[1, grid.rows, grid.cols]}",
     )
     low, high = float(made.min()), float(made.max())
-    expect(math.isfinite(low + high) and 0 <= low and high <= 1, f"{method}: the maps lie in [{low}, {high}]")
+    expect(math.isfinite(low + high) and low >= 0 and high <= 1, f"{method}: the maps lie in [{low}, {high}]")
     return grid.rows, grid.cols

@@ -57,7 +57,7 @@ def image_span(subject: Subject) -> str:
             f"{where}: image tokens are at {int(positions.min())} to {int(positions.max())}, outside of "
             f"image_span {inputs.image_span}",
         )
-        twice = len(positions) - len(positions.unique())
+        twice = len(positions) - len(set(positions.tolist()))
         expect(twice == 0, f"{where}: {twice} position(s) belong to more than one image token")
         lengths.append(len(positions))
     return f"{len(lengths)} shapes, {min(lengths)} to {max(lengths)} image tokens"

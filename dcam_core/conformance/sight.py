@@ -53,15 +53,15 @@ class SeenPatch:
     def is_hit(self) -> bool:
         """Whether the token that moved most shows a part of the patch."""
         row, col = divmod(int(self.change.argmax()), self.change.shape[1])
-        return bool(self._touching[row, col])
+        return bool(self.touching[row, col])
 
     @property
     def chance(self) -> float:
         """Share of the view's tokens that would be a hit."""
-        return float(self._touching.double().mean())
+        return float(self.touching.double().mean())
 
     @property
-    def _touching(self) -> Tensor:
+    def touching(self) -> Tensor:
         """[rows, cols] bool, the tokens that show a part of the patch."""
         x0, y0, x1, y1 = self.patch
         left, top, right, bottom = self.view.rectangles.cpu().unbind(-1)

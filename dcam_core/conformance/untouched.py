@@ -22,11 +22,11 @@ __all__ = ["ModelState", "after_error", "after_interrupt", "after_success"]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
-class _Failure(RuntimeError):
+class _DeliberateError(RuntimeError):
     """Stands for whatever may go wrong inside a model, such as running out of memory."""
 
 
-class _Interrupt(KeyboardInterrupt):
+class _DeliberateInterrupt(KeyboardInterrupt):
     """Ctrl-C that nobody pressed."""
 
 
@@ -73,69 +73,70 @@ def after_success(subject: Subject) -> str:
 
     No weight, buffer, hook, gradient or flag is another than before: the model is the user's.
     """
+    _ = subject.default_run
     with _unusual(subject.adapter.model) as before:
-        _denoise(subject)
-        before.expect_unchanged(subject.adapter.model, "after denoising")
-        _explain(subject)
-        before.expect_unchanged(subject.adapter.model, "after explaining")
+        for name, work in _stages(subject).items():
+            work()
+            before.expect_unchanged(subject.adapter.model, f"after {name}")
     return f"{len(before.facts)} facts unchanged"
 
 
 def after_error(subject: Subject) -> str:
     """An error in the middle of a run, or of its explanation, leaves no trace in the model."""
-    return _stopped(subject, _Failure("raised on purpose by the conformance check"))
+    return _stopped(subject, _DeliberateError("raised on purpose by the conformance check"))
 
 
 def after_interrupt(subject: Subject) -> str:
     """Ctrl-C in the middle of a run, or of its explanation, leaves no trace in the model."""
-    return _stopped(subject, _Interrupt())
+    return _stopped(subject, _DeliberateInterrupt())
 
 
-def _denoise(subject: Subject) -> None:
-    with torch.no_grad(), untouched(subject.adapter.model):
-        inputs = subject.prepare(subject.shown)
-        subject.adapter.denoise(inputs, subject.settings)
+def _stages(subject: Subject) -> dict[str, Callable[[], object]]:
+    """What the engine does with a model."""
 
+    def denoising() -> None:
+        with torch.no_grad(), untouched(subject.adapter.model):
+            subject.adapter.denoise(subject.prepare(subject.shown), subject.settings)
 
-def _explain(subject: Subject) -> None:
-    for cache in (None, *(name for name in subject.adapter.caches if name == "prefix")):
-        subject.probed(subject.adapter.layer_path(0), {"cache": cache})
+    layer = subject.adapter.layer_path(0)
+    stages: dict[str, Callable[[], object]] = {
+        "denoising": denoising,
+        "explaining": lambda: subject.probed(layer, {"cache": None}),
+    }
+    if "prefix" in subject.adapter.caches:
+        stages["explaining with a prefix cache"] = lambda: subject.probed(layer, {"cache": "prefix"})
+    return stages
 
 
 def _stopped(subject: Subject, error: BaseException) -> str:
-    """Stop the work in the last block, at the second call while denoising, at the first one with a graph."""
-    model, facts = subject.adapter.model, 0
-    _ = subject.default_run, subject.inputs  # what is explained; computed before anything is stopped
-    stages: tuple[tuple[str, Callable[[Subject], None], int], ...] = (
-        ("denoising", _denoise, 2),
-        ("explaining", _explain, 1),
-    )
+    """Stop every stage in the last block: denoising at its second call, explaining at its first."""
+    model, stages = subject.adapter.model, _stages(subject)
+    _ = subject.default_run  # what is explained: computed before anything is stopped
     with _unusual(model) as before:
-        for name, work, call in stages:
+        for name, work in stages.items():
+            last = 2 if name == "denoising" else 1
             calls = 0
 
-            def stop(module: nn.Module, args: Any, output: Any, call: int = call) -> None:
+            def stop(module: nn.Module, args: Any, output: Any, last: int = last) -> None:
                 nonlocal calls
                 calls += 1
-                if calls == call:
+                if calls == last:
                     raise error
 
             handle = subject.adapter.blocks[-1].register_forward_hook(stop)
             try:
-                work(subject)
-            except type(error) as caught:
-                if caught is not error:
-                    raise
+                work()
+            except type(error):
+                pass
             else:
                 raise BrokenPromiseError(
-                    f"a forward hook of the last block stopped {name} at its call number {call}, and it went on: "
+                    f"a forward hook of the last block stops {name} at its call number {last}, but {name} went on: "
                     f"the hook was called {calls} times"
                 )
             finally:
                 handle.remove()
-            before.expect_unchanged(model, f"after {type(error).__bases__[0].__name__} while {name}")
-            facts = len(before.facts)
-    return f"{facts} facts unchanged, stopped while denoising and while explaining"
+            before.expect_unchanged(model, f"after {type(error).__mro__[1].__name__} while {name}")
+    return f"{len(before.facts)} facts unchanged, stopped while {', '.join(stages)}"
 
 
 @contextmanager
@@ -170,4 +171,4 @@ def _digest(tensor: Tensor) -> str:
     if tensor.is_meta:  # kept in a file: there are no bits here
         return shape
     bits = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return f"{shape} {hashlib.blake2b(bits.numpy(), digest_size=16).hexdigest()}"
+    return f"{shape} {hashlib.blake2b(bits.numpy().tobytes(), digest_size=16).hexdigest()}"

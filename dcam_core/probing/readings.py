@@ -32,14 +32,14 @@ class TargetReading:
         weight: share of this reading in the target's map; the weights of a target sum to 1.
         step: the denoising step that read the state; None if no step did.
         reading: what the probe must do.
-        invalid: why the step is not structurally valid, though it is replayed; empty if it is.
+        remark: what the reader should know about the replay; empty if it repeats what the step computed.
     """
 
     target: int
     weight: float
     step: int | None
     reading: Reading
-    invalid: str = ""
+    remark: str = ""
 
 
 def plan_readings(
@@ -65,15 +65,8 @@ def plan_readings(
         for state in states:
             ids = tuple(tokens[position] for position in state.positions)
             reading = Reading(state.ids, tuple(state.positions), ids, objective)
-            reason = None if state.step is None else adapter.invalid_reason(trajectory, state.step)
-            if reason and method.invalid_steps == "refuse":
-                raise StructuralValidityError(
-                    f"denoising step {state.step} cannot be probed: {reason}; choose another mask_step, or set "
-                    "invalid_steps=warn to replay its state in full"
-                )
-            readings.append(
-                TargetReading(index, len(state.positions) / read, state.step, reading, reason or "")
-            )
+            remark = _remark(method, adapter, trajectory, state.step)
+            readings.append(TargetReading(index, len(state.positions) / read, state.step, reading, remark))
     return readings
 
 
@@ -101,6 +94,22 @@ def _states(
                 f"{target.positions}",
             )
     return states
+
+
+def _remark(method: Method, adapter: Adapter, trajectory: Trajectory, step: int | None) -> str:
+    """Where the replay of a step differs from what the run computed; refuses a step that is not valid."""
+    if step is None:
+        return ""
+    if reason := adapter.invalid_reason(trajectory, step):
+        if method.invalid_steps == "refuse":
+            raise StructuralValidityError(
+                f"denoising step {step} cannot be probed: {reason}; choose another mask_step, or set "
+                "invalid_steps=warn to replay its state in full"
+            )
+        return f"step {step} is not structurally valid: {reason}; its state was replayed in full"
+    if not adapter.exact_replay(trajectory, step):
+        return f"step {step} was decided with rows of the answer from a cache; its state was replayed in full"
+    return ""
 
 
 def _objective(

@@ -50,12 +50,7 @@ def explained_targets(
     records = []
     for index, target in enumerate(targets):
         own = [i for i, item in enumerate(readings) if item.target == index]
-        notes = [
-            f"step {readings[i].step} is not structurally valid: {readings[i].invalid}; its state was replayed "
-            "in full"
-            for i in own
-            if readings[i].invalid
-        ]
+        notes = [readings[i].remark for i in own if readings[i].remark]
         values = torch.cat([part[index].flatten() for part in raw])
         if values.max() == values.min():
             value = "zero" if values.max() == 0 else "the same"

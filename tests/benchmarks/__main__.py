@@ -16,11 +16,12 @@ from typing import Any
 # `benchmarks` is imported from tests/, as pytest does it.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import bench_accuracy, bench_explaining, bench_map_quality, bench_refinement
+from benchmarks import bench_accuracy, bench_explaining, bench_loading, bench_map_quality, bench_refinement
 
 BENCHMARKS = {
     "refinement": bench_refinement,
     "explaining": bench_explaining,
+    "loading": bench_loading,
     "accuracy": bench_accuracy,
     "map-quality": bench_map_quality,
 }

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dcam_core.results.explanation import ExplainedTarget, Explanation, Word
+from dcam_core.results.explanation import ExplainedTarget, Explanation, PictureMaps, Word
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install dcam[dev]"
@@ -54,8 +54,12 @@ CONTRASTS = """() => {
 }"""
 
 
-def make():
-    """A red circle and a blue square, a map for each, and a word too long for any screen."""
+def make(*more):
+    """A red circle and a blue square, a map for each, and a word too long for any screen.
+
+    Args:
+        more: further pictures of the same prompt, (width, height); the evidence for "square" lies in the last.
+    """
     long = "antidisestablishmentarianism" * 4
     parts = [("red", 0), ("circle", 1), ("blue", 3), ("square", 2), (long, None)]
     answer = " ".join(text for text, _ in parts)
@@ -79,14 +83,19 @@ def make():
             (long, 4, 3, ()),
         )
     )
+    if more:
+        maps[1] *= 0.05
+    parts = [PictureMaps(picture, maps, maps)]
+    for size in more:
+        other = torch.zeros(3, 7, 5)
+        other[1, 5, 2] = 1.0 if size == more[-1] else 0.0
+        parts.append(PictureMaps(Image.new("RGB", size, "#2b4bc4"), other, other))
     return Explanation(
-        picture=picture,
+        pictures=tuple(parts),
         prompt="What is there?",
         answer=answer,
         words=words,
         targets=targets,
-        raw=maps,
-        maps=maps,
         settings={"a" * 60: "b" * 200},
         seed=0,
         model={"name": "tiny"},
@@ -96,9 +105,11 @@ def make():
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
-    folder = make().save(tmp_path_factory.mktemp("report") / "out")
-    return (folder / "report.html").as_uri()
+def addresses(tmp_path_factory):
+    """Of the report about one picture, and of one about three in one prompt."""
+    folder = tmp_path_factory.mktemp("report")
+    reports = {"one": make(), "three": make((60, 100), (300, 40))}
+    return {name: report.to_html(folder / f"{name}.html").as_uri() for name, report in reports.items()}
 
 
 @pytest.fixture(scope="module")
@@ -110,18 +121,19 @@ def browser():
 
 
 @pytest.fixture
-def visit(browser, address):
-    """Opens the report; afterwards nothing may have gone wrong or been fetched."""
-    contexts, complaints = [], []
+def visit(browser, addresses):
+    """Opens a report; afterwards nothing may have gone wrong or been fetched."""
+    contexts, complaints, visited = [], [], []
 
-    def open_page(width=1280, height=900, **options):
+    def open_page(width=1280, height=900, report="one", **options):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: complaints.append(f"console: {message.text}"))
         page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
         page.on("request", lambda request: fetched.append(request.url))
-        page.goto(address)
+        page.goto(addresses[report])
+        visited.append(addresses[report])
         return page
 
     fetched = []
@@ -129,7 +141,7 @@ def visit(browser, address):
     for context in contexts:
         context.close()
     assert complaints == []
-    assert [url for url in fetched if not url.startswith("data:")] == [address] * len(contexts)
+    assert [url for url in fetched if not url.startswith("data:")] == visited
 
 
 @pytest.mark.parametrize("script", [True, False], ids=["script", "no-script"])
@@ -177,9 +189,34 @@ def test_the_slider_fades_all_maps(visit):
     assert shown == ["0.25"] * 3
 
 
+def test_several_pictures_stand_side_by_side(visit):
+    page = visit(report="three")
+    assert page.locator("img").count() == 3 + 3 * 3
+    for stages in page.locator(".stages").all():
+        boxes = [stage.bounding_box() for stage in stages.locator(".stage").all()]
+        shapes = [box["width"] / box["height"] for box in boxes]
+        assert shapes == pytest.approx([96 / 72, 60 / 100, 300 / 40], rel=0.02)
+    assert min(stage.bounding_box()["width"] for stage in page.locator(".hero .stage").all()) >= 110
+    card = page.get_by_role("article", name="square")
+    assert card.locator(".share").all_inner_texts()[1] == "Picture 1: 0.0 % of the evidence"
+    assert [stage.locator(".peak").count() for stage in card.locator(".stage").all()] == [0, 0, 1]
+
+
+def test_a_preview_shows_every_picture_its_own_map(visit):
+    page = visit(report="three")
+    page.get_by_role("link", name="square").hover()
+    shown = [stage.locator("img.heat") for stage in page.locator(".hero .stage").all()]
+    assert [heat.count() for heat in shown] == [1, 1, 1]
+    for number, heat in enumerate(shown):
+        assert heat.get_attribute("alt").startswith(f"Heat map of “square” over picture {number}")
+    page.get_by_role("link", name="circle").hover()
+    assert page.locator(".hero img.heat").count() == 3
+
+
+@pytest.mark.parametrize("report", ["one", "three"])
 @pytest.mark.parametrize("width", [320, 375, 768, 1280, 2560])
-def test_no_screen_scrolls_sideways(visit, width):
-    page = visit(width=width)
+def test_no_screen_scrolls_sideways(visit, width, report):
+    page = visit(width=width, report=report)
     for summary in page.locator("summary").all():
         summary.click()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
@@ -189,9 +226,9 @@ def test_no_screen_scrolls_sideways(visit, width):
     assert right <= width
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out_from_its_ground(visit, scheme):
-    page = visit(color_scheme=scheme)
+@pytest.mark.parametrize(("scheme", "report"), [("light", "one"), ("dark", "one"), ("dark", "three")])
+def test_text_stands_out_from_its_ground(visit, scheme, report):
+    page = visit(color_scheme=scheme, report=report)
     for summary in page.locator("summary").all():
         summary.click()
     ground = page.locator(".dcam-report").evaluate("(one) => getComputedStyle(one).backgroundColor")

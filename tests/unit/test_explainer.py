@@ -149,6 +149,19 @@ def test_an_invalid_step_is_replayed_in_full_where_a_warning_is_enough():
         _explainer("invalid_steps=ignore")
 
 
+def test_a_replay_that_is_not_the_computation_of_the_step_says_so():
+    class Cached(ToyAdapter):
+        def exact_replay(self, trajectory, step):
+            return step == 0
+
+    explanation = _explainer("probe_layer=0", "mask_step=3", adapter=Cached()).explain(
+        PICTURE, PROMPT, targets=["@1"]
+    )
+    assert explanation.targets[0].notes == (
+        "step 3 was decided with rows of the answer from a cache; its state was replayed in full",
+    )
+
+
 def test_a_prefix_cache_changes_what_is_probed():
     full = _explainer("probe_layer=0").explain(PICTURE, PROMPT, targets=["@1"])
     cached = _explainer("probe_layer=0", "sampler.cache=prefix").explain(PICTURE, PROMPT, targets=["@1"])

@@ -101,17 +101,22 @@ def test_the_published_dream_backbone_has_the_published_shapes():
 def test_published_fields_are_the_defaults():
     llada = LaViDaLLaDAConfig.from_dict(
         {
-            **dict(d_model=4096, n_layers=32, n_heads=32, n_kv_heads=32, mlp_hidden_size=12288),
-            **dict(vocab_size=126464, image_aspect_ratio="anyres", mm_spatial_pool_mode="bilinear"),
+            **{"d_model": 4096, "n_layers": 32, "n_heads": 32, "n_kv_heads": 32, "mlp_hidden_size": 12288},
+            **{"vocab_size": 126464, "image_aspect_ratio": "anyres", "mm_spatial_pool_mode": "bilinear"},
             "image_grid_pinpoints": [[384, 768], [768, 384], [768, 768], [1152, 384], [384, 1152]],
         }
     )
     assert llada == LaViDaLLaDAConfig()
     dream = LaViDaDreamConfig.from_dict(
         {
-            **dict(hidden_size=3584, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4),
-            **dict(intermediate_size=18944, vocab_size=152064, image_aspect_ratio="anyres"),
-            **dict(rope_theta=1000000.0, rms_norm_eps=1e-6),
+            **{
+                "hidden_size": 3584,
+                "num_hidden_layers": 28,
+                "num_attention_heads": 28,
+                "num_key_value_heads": 4,
+            },
+            **{"intermediate_size": 18944, "vocab_size": 152064, "image_aspect_ratio": "anyres"},
+            **{"rope_theta": 1000000.0, "rms_norm_eps": 1e-6},
         }
     )
     assert dream == LaViDaDreamConfig()

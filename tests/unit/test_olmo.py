@@ -36,15 +36,28 @@ def model(seed=0, **changes):
 
 def published(**changes):
     values = {
-        **dict(d_model=4096, n_layers=32, n_heads=32, n_kv_heads=32, mlp_hidden_size=12288, mlp_ratio=4),
-        **dict(vocab_size=126464, embedding_size=126464, block_type="llama", block_group_size=1),
-        **dict(activation_type="silu", layer_norm_type="rms", rope=True, alibi=False, weight_tying=False),
-        **dict(
-            bias_for_layer_norm=False,
-            include_bias=False,
-            multi_query_attention=None,
-            max_sequence_length=4096,
-        ),
+        **{
+            "d_model": 4096,
+            "n_layers": 32,
+            "n_heads": 32,
+            "n_kv_heads": 32,
+            "mlp_hidden_size": 12288,
+            "mlp_ratio": 4,
+        },
+        **{"vocab_size": 126464, "embedding_size": 126464, "block_type": "llama", "block_group_size": 1},
+        **{
+            "activation_type": "silu",
+            "layer_norm_type": "rms",
+            "rope": True,
+            "alibi": False,
+            "weight_tying": False,
+        },
+        **{
+            "bias_for_layer_norm": False,
+            "include_bias": False,
+            "multi_query_attention": None,
+            "max_sequence_length": 4096,
+        },
     }
     return {name: value for name, value in {**values, **changes}.items() if value != "absent"}
 

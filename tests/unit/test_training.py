@@ -12,32 +12,39 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from dcam_adapters.common.llama_block import plain_attention
+from dcam_adapters.common.prompt import IMAGE, chat
 from dcam_adapters.common.siglip import SiglipTower
+from dcam_adapters.common.transformer import plain_attention
+from dcam_adapters.embedded.training import configs
 from dcam_adapters.embedded.training import scenes as scene_arrays
 from dcam_adapters.embedded.training.conversations import Conversations, build_tokenizer
 from dcam_adapters.embedded.training.evaluation import accuracy, named_objects
-from dcam_adapters.embedded.training.initialisation import initialise_tower
+from dcam_adapters.embedded.training.initialisation import initialise_tower, resampled_tower
 from dcam_adapters.embedded.training.language import LanguageStage
 from dcam_adapters.embedded.training.optimisation import Schedule
-from dcam_adapters.embedded.training.recipe import Recipe, miniature, train_llada_v
+from dcam_adapters.embedded.training.prompts import Frame, PromptIds
+from dcam_adapters.embedded.training.recipe import Recipe, miniature, train_lavida, train_llada_v
 from dcam_adapters.embedded.training.segments import (
-    PACKED,
+    CAPTIONS,
+    QUESTIONS,
     PackedBatch,
     PackedBatches,
-    PromptIds,
     attention_mask,
-    position_ids,
+    segment_positions,
 )
+from dcam_adapters.embedded.training.students import LlavaStudent, half_attention
 from dcam_adapters.embedded.training.tower import PatchBatches, TowerStage
+from dcam_adapters.lavida.adapter import LaViDaAdapter
 from dcam_adapters.llada_v.adapter import LLaDAVAdapter
 from dcam_adapters.llada_v.config import LLaDAVConfig
-from dcam_adapters.llada_v.modeling import LLaDAV
-from dcam_adapters.llada_v.prompt import IMAGE, chat
+from dcam_core.placement import Placement
 from dcam_plugins.scenes import Scenes
 
 OBJECTS = [("circle", "red"), ("star", "blue"), ("circle", "orange")]
-STEPS = 40
+STEPS = 60
+BEFORE, BEHIND = "<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n", "\n"
+AFTER = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
+FAMILIES = {"llada-v": (LLaDAVAdapter, configs.llada_v, 8), "lavida": (LaViDaAdapter, configs.lavida, 6)}
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +66,25 @@ def rendered():
 
 
 @pytest.fixture(scope="module")
-def batches(rendered, conversations, tokenizer):
-    return PackedBatches(rendered, conversations, PromptIds(tokenizer, 16), size=3, steps=STEPS, seed=5)
+def prompts(tokenizer):
+    return PromptIds(tokenizer, Frame(BEFORE, BEHIND, AFTER), 16, Scenes.shapes)
 
 
-def first(batches: PackedBatches, segments: int) -> PackedBatch:
-    """The first batch with that many segments per picture."""
-    return next(batch for batch in map(batches.batch, range(STEPS)) if batch.ids.shape[1] == segments)
+@pytest.fixture(scope="module")
+def batches(rendered, conversations, prompts):
+    return PackedBatches(rendered, conversations, prompts, views=2, size=3, steps=STEPS, seed=5)
+
+
+def first(batches: PackedBatches, *, packed: bool, views: tuple[int, ...] | None = None) -> PackedBatch:
+    """The first batch of that kind."""
+    kinds = map(batches.batch, range(STEPS))
+    return next(each for each in kinds if each.packed == packed and views in (None, each.views))
+
+
+def each_segment(batch: PackedBatch):
+    """Every segment of a batch as (ids, length, rows, targets, weights)."""
+    for group in batch.groups:
+        yield from zip(*(part.flatten(0, 1) for part in group), strict=True)
 
 
 # -- what is said ------------------------------------------------------------------------------------
@@ -152,12 +171,14 @@ def test_mirrored_scenes_are_mirrored_in_every_respect(rendered):
 @pytest.mark.parametrize("start", [0, 7])
 def test_a_resumed_training_draws_what_it_would_have_drawn(rendered, batches, start):
     resumed = PackedBatches(
-        rendered, batches.conversations, batches.prompts, size=3, steps=STEPS, seed=5, start=start
+        rendered, batches.conversations, batches.prompts, views=2, size=3, steps=STEPS, seed=5, start=start
     )
     for number, batch in zip(range(start, start + 4), resumed, strict=False):
-        for name, value in batch._asdict().items():
-            expected = getattr(batches.batch(number), name)
-            assert torch.equal(value, expected) if isinstance(value, torch.Tensor) else value == expected
+        expected = batches.batch(number)
+        assert torch.equal(batch.pixels, expected.pixels)
+        assert (batch.packed, batch.views) == (expected.packed, expected.views)
+        for found, wanted in zip(batch.groups, expected.groups, strict=True):
+            assert all(torch.equal(one, other) for one, other in zip(found, wanted, strict=True))
     patches = [iter(PatchBatches(rendered, 2, 5, begin)) for begin in (0, start)]
     for _ in range(start):
         next(patches[0])
@@ -165,47 +186,62 @@ def test_a_resumed_training_draws_what_it_would_have_drawn(rendered, batches, st
 
 
 def test_the_two_captions_of_a_packed_picture_hide_complementary_tokens(batches):
-    batch = first(batches, PACKED)
-    hidden = batch.weights[:, :2] > 0
+    captions = first(batches, packed=True).groups[0]
+    assert captions.ids.shape[1] == CAPTIONS == 2
+    hidden = captions.weights[:, :, 1:] > 0
     assert torch.equal(hidden[:, 0], ~hidden[:, 1])
-    assert torch.equal(batch.targets[:, 0], batch.targets[:, 1])
+    assert torch.equal(captions.targets[:, 0], captions.targets[:, 1])
 
 
-@pytest.mark.parametrize("segments", [1, PACKED])
-def test_hidden_tokens_are_masked_and_all_others_are_given(batches, segments):
-    batch = first(batches, segments)
-    for ids, answer, target, weight in zip(
-        batch.ids.flatten(0, 1),
-        batch.answers.flatten(),
-        batch.targets.flatten(0, 1),
-        batch.weights.flatten(0, 1),
-        strict=True,
-    ):
-        seen = ids[answer : answer + len(target)]
-        assert torch.equal(seen, target.where(weight == 0, batches.prompts.mask))
-        assert target[-1] == batches.prompts.stop
+@pytest.mark.parametrize("packed", [False, True])
+def test_hidden_tokens_are_masked_and_all_others_are_given(batches, packed):
+    for ids, _, rows, targets, weights in each_segment(first(batches, packed=packed)):
+        assert torch.equal(ids[rows[1:]], targets[1:].where(weights[1:] == 0, batches.prompts.mask))
+        assert targets[-1] == batches.prompts.stop
 
 
-@pytest.mark.parametrize("segments", [1, PACKED])
-def test_the_text_behind_the_picture_is_what_the_adapter_reads(batches, tokenizer, segments):
-    batch = first(batches, segments)
-    for ids, answer in zip(batch.ids.flatten(0, 1), batch.answers.flatten(), strict=True):
-        text = tokenizer.decode(ids[:answer])
+def test_the_row_of_the_word_that_is_asked_about_predicts_the_answer(batches, tokenizer):
+    seen = set()
+    for number in range(STEPS):
+        for ids, _, rows, targets, weights in each_segment(batches.batch(number)):
+            words = tokenizer.convert_ids_to_tokens(ids[: rows[1] - 4])
+            asks = weights[0] > 0
+            if asks:
+                seen.add(" ".join(words[:3]))
+                assert words[rows[0]] in Scenes.shapes
+                assert ids[rows[1]] == batches.prompts.mask
+            # Nothing is asked for where the answer can be read, or where no shape is named.
+            assert asks == (bool(set(words) & set(Scenes.shapes)) and bool(ids[rows[1]] == batches.prompts.mask))
+            assert targets[0] == targets[1]
+    assert seen == {"what colour is", "is there a", "is there an"} - ({"is there an"} - seen)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_text_behind_the_picture_is_what_the_adapter_reads(batches, tokenizer, packed):
+    for ids, length, rows, _, _ in each_segment(first(batches, packed=packed)):
+        text = tokenizer.decode(ids[: rows[1]])
         prompt = text.split(" <|eot_id|>")[0].removesuffix("<|eot_id|>")
         expected = tokenizer(chat(tokenizer, prompt).split(IMAGE)[1], add_special_tokens=False)["input_ids"]
-        assert ids[:answer].tolist() == expected
+        assert ids[: rows[1]].tolist() == expected
+        assert rows[-1] == length - 1
+
+
+def test_questions_and_answers_that_do_not_fit_are_refused(prompts):
+    with pytest.raises(ValueError, match="at most 6"):
+        prompts.question("what colour is the very big star ?")
+    with pytest.raises(ValueError, match="region only 2"):
+        prompts.answer("a red", 2)
 
 
 def test_packed_segments_read_the_picture_and_themselves():
     prefix, length = 3, 4
     mask = attention_mask(prefix, torch.tensor([[4, 2]]), length)[0, 0]
-    for row in range(prefix + 2 * length):
+    assert mask.shape == (2 * length, prefix + 2 * length)
+    for row in range(2 * length):
         for column in range(prefix + 2 * length):
-            in_picture = column < prefix
-            segment = (column - prefix) // length
-            padding = segment == 1 and (column - prefix) % length >= 2
-            own = row >= prefix and (row - prefix) // length == segment
-            assert mask[row, column] == (in_picture or (own and not padding))
+            segment, place = divmod(column - prefix, length)
+            padding = segment == 1 and place >= 2
+            assert mask[row, column] == (column < prefix or (row // length == segment and not padding))
 
 
 def test_one_segment_alone_is_read_by_everything_but_its_padding():
@@ -215,83 +251,101 @@ def test_one_segment_alone_is_read_by_everything_but_its_padding():
 
 
 def test_every_segment_has_the_positions_it_would_have_alone():
-    prefix = torch.tensor([0, 1, 5])
-    assert position_ids(prefix, 9, 2, 3).tolist() == [0, 1, 5, 9, 10, 11, 9, 10, 11]
+    assert segment_positions(9, 2, 3).tolist() == [9, 10, 11, 9, 10, 11]
+
+
+def test_half_attention_is_attention():
+    torch.manual_seed(0)
+    queries, keys, values = (torch.randn(2, 3, 5, 8) for _ in range(3))
+    mask = torch.rand(2, 1, 5, 5) > 0.3
+    mask[..., 0] = True
+    expected = plain_attention(queries, keys, values, mask)
+    assert torch.allclose(half_attention(queries, keys, values, mask), expected, atol=1e-6)
 
 
 # -- the network -------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def stage(conversations, tokenizer):
+@pytest.fixture(scope="module", params=FAMILIES)
+def stage(request, conversations, tokenizer):
     """A language stage of untrained, tiny size."""
     recipe = miniature()
-    config = LLaDAVConfig.from_dict(recipe.config(tokenizer))
+    adapter, values, _ = FAMILIES[request.param]
+    content = values(recipe, tokenizer)
+    vision = adapter.config_type.of(content).vision
     torch.manual_seed(0)
-    tower = LLaDAV(config, attention=plain_attention, vision_attention="eager").model.vision_tower
-    initialise_tower(tower, config.vision)
-    prompts = PromptIds(tokenizer, recipe.answer_length)
-    scenes = Scenes("validation", 2)
-    built = LanguageStage(
-        config,
-        tower.state_dict(),
-        torch.randn(2, 3, 96, 96),
-        tokenizer,
-        prompts.before,
-        conversations,
-        scenes,
-        recipe.generation,
-        recipe.language,
-    )
+    tower = SiglipTower(vision)
+    initialise_tower(tower, vision)
+    student = LlavaStudent(adapter, content, tokenizer, recipe.generation, tower.state_dict())
+    student.initialise(torch.randn(2, 3, 96, 96))
+    prompts = PromptIds(tokenizer, student.frame, recipe.answer_length, Scenes.shapes)
+    built = LanguageStage(student, prompts, conversations, Scenes("validation", 2), recipe.language)
     # Initial attention is so flat that a wrong mask would hardly show.
     with torch.no_grad():
-        for parameter in built.model.model.layers.parameters():
-            parameter.mul_(4)
+        for parameter in student.backbone.parameters():
+            if parameter.requires_grad:
+                parameter.mul_(4)
     return built.eval()
 
 
 @torch.no_grad()
-def test_training_computes_what_the_adapter_computes(stage, rendered, batches, tokenizer):
-    """The packed sequence against the shipped way: picture by picture, prompt by prompt."""
-    adapter = LLaDAVAdapter(stage.model, stage.config, tokenizer)
-    late = [number for number in range(STEPS) if batches.batch(number).views == ("base", "grid")]
-    batch = next(b for b in map(batches.batch, late) if b.ids.shape[1] == 1)
-    logits = {}
-    stage.run = lambda *arguments: logits.setdefault("found", stage.answer_logits(*arguments))
-    try:
-        stage.log = lambda *a, **k: None
-        stage.training_step(batch, 0)
-    finally:
-        stage.run = stage.answer_logits
-        del stage.log
-    for row in range(len(batch.pixels)):
-        pixels = ((batch.pixels[row].permute(1, 2, 0) + 1) * 127.5).round().byte().numpy()
-        start = int(batch.answers[row, 0])
-        prompt = tokenizer.decode(batch.ids[row, 0, : start - 4])
-        inputs = adapter.prepare(Image.fromarray(pixels), prompt)
-        state = batch.ids[row, 0, start : start + 16][None]
-        expected = adapter.replay(inputs, state, torch.arange(16))[0]
-        assert torch.allclose(logits["found"][row], expected, atol=2e-4)
+def test_training_computes_what_the_adapter_computes(stage, batches, tokenizer):
+    """A batch against the shipped way: picture by picture, prompt by prompt."""
+    adapter = stage.student.adapter()
+    batch = first(batches, packed=False, views=(0, 1))
+    (logits,) = stage.logits(batch)
+    for row, pixels in enumerate(batch.pixels):
+        ids, _, rows, _, _ = (part[row, 0] for part in batch.groups[0])
+        inputs = adapter.prepare(_picture(pixels), tokenizer.decode(ids[: rows[1] - 4]))
+        expected = adapter.replay(inputs, ids[rows[1:]][None], torch.arange(16))[0]
+        assert torch.allclose(logits[row, 1:], expected, atol=2e-4)
+
+
+@torch.no_grad()
+def test_packed_segments_are_what_reads_a_cached_picture(stage, batches, tokenizer):
+    """The same under prefix caching, the text behind the picture in the answer's place."""
+    adapter = stage.student.adapter()
+    batch = first(batches, packed=True, views=(0, 1))
+    found = [
+        logits.unflatten(1, group.rows.shape[1:])
+        for logits, group in zip(stage.logits(batch), batch.groups, strict=True)
+    ]
+    for row, pixels in enumerate(batch.pixels):
+        for group, logits in zip(batch.groups, found, strict=True):
+            ids, length, rows, _, _ = (part[row, -1] for part in group)
+            inputs = adapter.prepare(_picture(pixels), tokenizer.decode(ids[: rows[1] - 4]))
+            picture = inputs.embeddings[:, : inputs.prompt_length - int(rows[1])]
+            _, prefix = stage.student.backbone.encode(picture)
+            text = stage.student.embedding(ids[None, :length])
+            expected = stage.student.head(stage.student.backbone(text, prefix=prefix))[0, rows]
+            assert torch.allclose(logits[row, -1], expected, atol=2e-4)
+
+
+@torch.no_grad()
+def test_one_view_alone_stands_where_it_stands_beside_the_other(stage, batches):
+    pixels = batches.batch(0).pixels
+    both, places, whole = stage.student.picture(pixels, (0, 1))
+    parts = [stage.student.picture(pixels, (view,)) for view in (0, 1)]
+    assert torch.equal(torch.cat([part[0] for part in parts], dim=1), both)
+    assert torch.equal(torch.cat([part[1] for part in parts]), places)
+    assert places.tolist() == list(range(whole))
 
 
 @torch.no_grad()
 def test_packed_segments_do_not_disturb_one_another(stage, batches):
-    batch = first(batches, PACKED)
-    seen = {}
-    stage.log = lambda *a, **k: None
-    try:
-        for name, ids in (("plain", batch.ids), ("changed", batch.ids.clone())):
-            if name == "changed":
-                ids[:, 2] = 9
-            stage.run = lambda *arguments, name=name: seen.setdefault(name, stage.answer_logits(*arguments))
-            stage.training_step(batch._replace(ids=ids), 0)
-    finally:
-        stage.run = stage.answer_logits
-        del stage.log
-    plain, changed = (seen[name].unflatten(1, (PACKED, 16)) for name in ("plain", "changed"))
-    others = [0, 1, 3]
-    assert torch.allclose(plain[:, others], changed[:, others], atol=1e-5)
-    assert not torch.allclose(plain[:, 2], changed[:, 2], atol=1e-2)
+    batch = first(batches, packed=True)
+    captions, questions = batch.groups
+    changed = questions.ids.clone()
+    changed[:, 2] = 9
+    plain, other = (
+        stage.logits(batch._replace(groups=(captions, questions._replace(ids=ids))))[1].unflatten(
+            1, (QUESTIONS, -1)
+        )
+        for ids in (questions.ids, changed)
+    )
+    others = [place for place in range(QUESTIONS) if place != 2]
+    assert torch.allclose(plain[:, others], other[:, others], atol=1e-5)
+    assert not torch.allclose(plain[:, 2], other[:, 2], atol=1e-2)
 
 
 def test_the_tower_learns_nothing_in_the_second_stage(stage):
@@ -301,9 +355,13 @@ def test_the_tower_learns_nothing_in_the_second_stage(stage):
     assert any("image_newline" in name for name in trained)
 
 
+def _picture(pixels: torch.Tensor) -> Image.Image:
+    return Image.fromarray(((pixels.permute(1, 2, 0) + 1) * 127.5).round().byte().numpy())
+
+
 @torch.no_grad()
 def test_the_tower_starts_with_attention_to_what_is_like_it():
-    config = LLaDAVConfig.from_dict(Recipe().config(build_tokenizer(Scenes.shapes, Scenes.colours))).vision
+    config = LLaDAVConfig.from_dict(configs.llada_v(Recipe(), build_tokenizer(Scenes.shapes, Scenes.colours))).vision
     torch.manual_seed(0)
     tower = SiglipTower(config)
     initialise_tower(tower, config)
@@ -312,6 +370,29 @@ def test_the_tower_starts_with_attention_to_what_is_like_it():
     assert value_output.diagonal().mean() == pytest.approx(-0.4, abs=0.1)
     head = attention.q_proj.weight[:32].T @ attention.k_proj.weight[:32]
     assert head.diagonal().mean() > 5 * head.mean().abs()
+
+
+@torch.no_grad()
+def test_a_resampled_tower_sees_nearly_the_same():
+    config = LLaDAVConfig.from_dict(configs.llada_v(Recipe(), build_tokenizer(Scenes.shapes, Scenes.colours)))
+    torch.manual_seed(0)
+    tower = SiglipTower(config.vision)
+    initialise_tower(tower, config.vision)
+    assert all(
+        torch.allclose(value, tower.state_dict()[name], atol=1e-6)
+        for name, value in resampled_tower(tower.state_dict(), config.vision).items()
+    )
+    fine = replace(config.vision, patch_size=6)
+    other = SiglipTower(fine)
+    other.load_state_dict(resampled_tower(tower.state_dict(), fine))
+    # Of a picture of one colour, patches differ by their positions only.
+    embedded = [
+        each.vision_tower.vision_model.embeddings(torch.full((1, 3, 96, 96), 0.5))[0].unflatten(0, (side, side))
+        for each, side in ((tower, 12), (other, 16))
+    ]
+    corners = [grid[[0, 0, -1, -1], [0, -1, 0, -1]] for grid in embedded]
+    assert torch.allclose(*corners, atol=0.15)
+    assert torch.nn.functional.cosine_similarity(*corners).min() > 0.98
 
 
 def test_the_learning_rate_warms_up_and_falls_to_its_floor():
@@ -357,6 +438,20 @@ class InterruptedTrainingError(Exception):
 
 
 @pytest.mark.slow
+def test_lavida_s_recipe_refines_the_tower_and_exports(tmp_path, monkeypatch, tokenizer):
+    monkeypatch.setattr(torch, "compile", lambda function, **options: function)
+    folder = train_lavida(out=tmp_path, dataset=Scenes, recipe=miniature())
+    adapter = LaViDaAdapter.load(folder, Placement(dtype=torch.float32))
+    inputs = adapter.prepare(Image.fromarray(Scenes("test", 1)[0].image), "describe the picture")
+    assert inputs.image_span == (4, 4 + 64 + 8 * 9)
+    assert len(adapter.denoise(inputs, adapter.default_sampler).answer_ids) <= 16
+    assert json.loads((folder / "config.json").read_text())["vision_config"]["patch_size"] == 6
+    refined, usual = (load_file(tmp_path / f"{name}.safetensors") for name in ("refined_tower", "tower"))
+    kernel = "vision_tower.vision_model.embeddings.patch_embedding.weight"
+    assert (refined[kernel].shape[-1], usual[kernel].shape[-1]) == (6, 8)
+
+
+@pytest.mark.slow
 def test_the_recipe_learns_exports_and_goes_on_where_it_was_stopped(tmp_path, monkeypatch, tokenizer):
     recipe = miniature()
     # Compiling takes longer than these trainings, and has nothing to do with what is tested.
@@ -383,7 +478,7 @@ def test_the_recipe_learns_exports_and_goes_on_where_it_was_stopped(tmp_path, mo
     for history in losses.values():
         assert np.mean([loss for _, loss in history[-5:]]) < 0.9 * np.mean([loss for _, loss in history[:3]])
 
-    adapter = LLaDAVAdapter.load(folder, device=torch.device("cpu"), dtype=torch.float32)
+    adapter = LLaDAVAdapter.load(folder, Placement(dtype=torch.float32))
     inputs = adapter.prepare(Image.fromarray(Scenes("test", 1)[0].image), "describe the picture")
     assert inputs.image_span == (4, 4 + 144 + 12 * 13)
     assert len(adapter.denoise(inputs, adapter.default_sampler).answer_ids) <= 16
@@ -392,7 +487,7 @@ def test_the_recipe_learns_exports_and_goes_on_where_it_was_stopped(tmp_path, mo
     # The same training, stopped between two checkpoints of the second stage and called again.
     losses[LanguageStage].clear()
     (tmp_path / "halves").mkdir()
-    shutil.copytree(tmp_path / "whole/scenes", tmp_path / "halves/scenes")
+    shutil.copytree(tmp_path / "whole/scenes-8", tmp_path / "halves/scenes-8")
     shutil.copy(tmp_path / "whole/tower.safetensors", tmp_path / "halves")
     stop_at["step"] = 15
     with pytest.raises(InterruptedTrainingError):

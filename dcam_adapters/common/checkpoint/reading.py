@@ -18,7 +18,7 @@ from dcam_core.errors import CheckpointError
 
 __all__ = ["read_shapes", "read_tensors"]
 
-CHUNK = 2**26
+CHUNK = 2**24
 """Bytes of a mapped file that are touched before it is mapped anew. Pages of a mapping stay in memory until it is
 closed: where tensors are converted, that would be a second copy of the weights."""
 

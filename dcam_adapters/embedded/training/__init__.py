@@ -1,5 +1,5 @@
 """The recipe that trained the shipped checkpoints, from generated scenes to a checkpoint folder."""
 
-from dcam_adapters.embedded.training.recipe import train_llada_v
+from dcam_adapters.embedded.training.recipe import train_lavida, train_llada_v
 
-__all__ = ["train_llada_v"]
+__all__ = ["train_lavida", "train_llada_v"]

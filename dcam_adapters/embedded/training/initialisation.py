@@ -7,19 +7,24 @@ initialization of self-attention layers", ICML 2023; positions as in Vaswani et 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dcam_adapters.common.siglip import SiglipTower, VisionConfig
-from dcam_adapters.llada_v.modeling import LLaDAV
 
-__all__ = ["initialise_language", "initialise_tower"]
+__all__ = ["initialise_blocks", "initialise_projector", "initialise_tower", "resampled_tower"]
 
 QUERY_KEY = 0.7
 """Share of the identity, and of noise, in the product of query and key weights."""
 
 VALUE_OUTPUT = 0.4
 """Share of the negative identity, and of noise, in the product of value and output weights."""
+
+WRITERS = ("o_proj.weight", "down_proj.weight", "attn_out.weight", "ff_out.weight")
+"""Matrices that write into the residual stream, in LLaMA's and in OLMo's names."""
 
 POSITION_SCALE = 0.5
 WAVELENGTH = 100.0
@@ -57,36 +62,66 @@ def initialise_tower(tower: SiglipTower, config: VisionConfig) -> None:
 
 
 @torch.no_grad()
-def initialise_language(network: LLaDAV, pixels: Tensor) -> None:
-    """Fresh projector and language model for a trained tower; draws from the global random state.
+def initialise_blocks(blocks: nn.Module, embedding: nn.Module, head: nn.Module) -> None:
+    """Fresh weights for a language model; draws from the global random state.
 
     Matrices keep the scale of what they read; those that write into the residual stream are smaller by the root
-    of their number. The tower's features come without a norm, far off centre: the projector's first layer
-    starts out by centring and scaling them.
+    of their number.
 
     Args:
-        network: the network, its tower trained.
-        pixels: [B, 3, S, S] some pictures.
+        blocks: the transformer blocks, in LLaMA's or OLMo's names.
+        embedding: token ids to embeddings.
+        head: normed hidden states to logits.
     """
-    backbone = network.model
-    for part in (backbone.layers, backbone.mm_projector):
-        for module in part.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=module.in_features**-0.5)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-    writers = 2 * len(backbone.layers)
-    for name, parameter in backbone.layers.named_parameters():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            parameter.div_(writers**0.5)
-    features = backbone.vision_tower(pixels).flatten(0, 1)
+    writers = 2 * len(list(blocks.children()))
+    for name, matrix in blocks.named_parameters():
+        if matrix.ndim == 2:
+            scale = writers if name.endswith(WRITERS) else 1
+            nn.init.normal_(matrix, std=(matrix.shape[1] * scale) ** -0.5)
+    nn.init.normal_(embedding.get_parameter("weight"), std=0.5)
+    nn.init.normal_(head.get_parameter("weight"), std=0.02)
+
+
+@torch.no_grad()
+def initialise_projector(projector: nn.Module, features: Tensor) -> None:
+    """Fresh weights for a projector; draws from the global random state.
+
+    The tower's features come without a norm, far off centre: the first layer starts out by centring and scaling
+    them.
+
+    Args:
+        projector: two linear layers, numbers 0 and 2.
+        features: [n, W] features of some patches.
+    """
+    for layer in projector.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+            nn.init.zeros_(layer.bias)
     centre = features.mean(0)
-    first = dict(backbone.mm_projector[0].named_parameters())
-    first["weight"].div_((features - centre).square().mean().sqrt())
-    first["bias"].copy_(-first["weight"] @ centre)
-    nn.init.normal_(backbone.embed_tokens.weight, std=0.5)
-    nn.init.normal_(backbone.image_newline, std=0.5)
-    nn.init.normal_(network.lm_head.weight, std=0.02)
+    weight = projector.get_parameter("0.weight")
+    weight.div_((features - centre).square().mean().sqrt())
+    projector.get_parameter("0.bias").copy_(-weight @ centre)
+
+
+@torch.no_grad()
+def resampled_tower(weights: Mapping[str, Tensor], config: VisionConfig) -> dict[str, Tensor]:
+    """Weights of a trained tower for another size of patches: its kernel and its positions are interpolated.
+
+    Args:
+        weights: state dict of a tower.
+        config: dimensions of the new one, alike but for `patch_size`.
+    """
+    kernel, positions = (
+        f"vision_tower.vision_model.embeddings.{name}_embedding.weight" for name in ("patch", "position")
+    )
+    old, new, cells = weights[kernel].shape[-1], config.patch_size, config.patches_per_side
+    grid = weights[positions].unflatten(0, (-1, round(len(weights[positions]) ** 0.5))).permute(2, 0, 1)[None]
+    return {
+        **weights,
+        # Smaller patches have fewer pixels to sum over.
+        kernel: F.interpolate(weights[kernel], (new, new), mode="bilinear", antialias=True) * (old / new) ** 2,
+        positions: F.interpolate(grid, (cells, cells), mode="bicubic")[0].flatten(1).T.contiguous(),
+    }
 
 
 def _noise(width: int, share: float) -> Tensor:

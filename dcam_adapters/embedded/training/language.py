@@ -1,33 +1,26 @@
-"""Stage 2: projector and language model on conversations about scenes, with the masked-diffusion loss.
+"""Stage 2: the language model on conversations about scenes, with the masked-diffusion loss.
 
-The tower comes from stage 1 and is frozen. No mask supervises anything here: the model learns from words alone
-which tokens of the picture to read.
+What reads the picture, a tower or an image tokenizer, comes from stage 1 and is frozen. No mask supervises
+anything here: the model learns from words alone which tokens of the picture to read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dcam_adapters.common.llama_block import plain_attention
 from dcam_adapters.embedded.training.conversations import Conversations
 from dcam_adapters.embedded.training.evaluation import accuracy
-from dcam_adapters.embedded.training.initialisation import initialise_language
 from dcam_adapters.embedded.training.optimisation import Schedule, optimisers
+from dcam_adapters.embedded.training.prompts import PromptIds
 from dcam_adapters.embedded.training.scenes import SceneLike
-from dcam_adapters.embedded.training.segments import PackedBatch, attention_mask, position_ids
-from dcam_adapters.llada_v.adapter import LLaDAVAdapter
-from dcam_adapters.llada_v.config import LLaDAVConfig
-from dcam_adapters.llada_v.layout import picture_layout
-from dcam_adapters.llada_v.modeling import LLaDAV
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from dcam_adapters.embedded.training.segments import PackedBatch, attention_mask, segment_positions
+from dcam_adapters.embedded.training.students import Student
 
 __all__ = ["LanguageStage"]
 
@@ -36,106 +29,86 @@ class LanguageStage(L.LightningModule):
     """Learns to talk about scenes.
 
     Args:
-        config: the model's configuration.
-        tower: state dict of the trained tower.
-        pixels: [B, 3, S, S] some pictures, by which the projector is initialised.
-        tokenizer: the model's tokenizer.
-        before: ids of the text before the picture.
+        student: the network.
+        prompts: token ids of what is said.
         conversations: the prompts on which it is validated.
         asked: the scenes on which it is validated.
-        generation: content of generation_config.json.
         schedule: length and learning rate.
     """
 
     before: Tensor
+    between: Tensor
 
     def __init__(
         self,
-        config: LLaDAVConfig,
-        tower: Mapping[str, Tensor],
-        pixels: Tensor,
-        tokenizer: PreTrainedTokenizerBase,
-        before: Sequence[int],
+        student: Student,
+        prompts: PromptIds,
         conversations: Conversations,
         asked: Sequence[SceneLike],
-        generation: Mapping[str, Any],
         schedule: Schedule,
     ) -> None:
         super().__init__()
-        self.schedule = schedule
-        self.config, self.tokenizer, self.generation = config, tokenizer, dict(generation)
+        self.student, self.schedule = student, schedule
         self.conversations, self.asked = conversations, asked
-        side = config.vision.image_size
-        self.layout = picture_layout(config, (side, side))
-        self.register_buffer("before", torch.tensor(before), persistent=False)
-        self.model = LLaDAV(config, attention=plain_attention, vision_attention="eager")
-        self.model.model.vision_tower.load_state_dict(tower)
-        initialise_language(self.model, pixels)
-        self.model.model.vision_tower.requires_grad_(False)
-        self.run: Any = self.answer_logits
+        self.register_buffer("before", torch.tensor(prompts.before, dtype=torch.int64), persistent=False)
+        self.register_buffer("between", torch.tensor(prompts.between, dtype=torch.int64), persistent=False)
+        self.run: Any = self.logits
 
     def on_fit_start(self) -> None:
         """Compile; not earlier, because the averaged copy of this module is made before."""
-        self.run = torch.compile(self.answer_logits, dynamic=False)
+        self.run = torch.compile(self.logits, dynamic=False)
 
-    def answer_logits(
-        self,
-        pixels: Tensor,
-        ids: Tensor,
-        positions: Tensor,
-        mask: Tensor,
-        places: Tensor,
-        views: tuple[str, ...],
-    ) -> Tensor:
-        """[B, K * G, V] logits at the answers of all segments.
+    def logits(self, batch: PackedBatch) -> list[Tensor]:
+        """For every group of segments [B, K * (1 + G), V] logits at its rows."""
+        prompt, positions, start = self._prompt(batch)
+        backbone = self.student.backbone
+        prefix = backbone.encode(prompt, None, positions)[1] if batch.packed else None
+        found = []
+        for group in batch.groups:
+            segments, length = group.ids.shape[1:]
+            text = self.student.embedding(group.ids.flatten(1)).to(prompt.dtype)
+            mask = attention_mask(prompt.shape[1], group.lengths, length)
+            places = segment_positions(start, segments, length)
+            if prefix is not None:
+                hidden = backbone(text, mask, places, prefix)
+            else:
+                both = torch.cat([prompt, text], dim=1)
+                hidden = backbone(both, mask, torch.cat([positions, places]))[:, prompt.shape[1] :]
+            rows = (torch.arange(segments)[:, None] * length + group.rows).flatten(1)
+            read = hidden.gather(1, rows[..., None].expand(-1, -1, hidden.shape[-1]))
+            found.append(self.student.head(read))
+        return found
 
-        Args:
-            pixels: [B, 3, S, S].
-            ids: [B, K * T] ids behind the picture.
-            positions: [n] rotary positions.
-            mask: who reads whom.
-            places: [B, K * G] where in the sequence the answers are.
-            views: the views in which the pictures are shown.
-        """
-        backbone = self.model.model
-        with torch.no_grad():
-            features = backbone.vision_tower(pixels)
-        # A square picture of the tower's own size is its own only tile: the tower sees it once, and the
-        # language model twice. What `AnyResolutionLayout.merge` does for one picture, for a batch.
-        base = backbone.mm_projector(features)
-        batch, _, width = base.shape
-        cells = self.config.vision.patches_per_side
-        ends = backbone.image_newline.to(base.dtype).expand(batch, cells, 1, width)
-        grid = torch.cat([base.unflatten(1, (cells, cells)), ends], dim=2).flatten(1, 2)
-        shown = [{"base": base, "grid": grid}[view] for view in views]
-        text = backbone.embed_tokens(torch.cat([self.before.expand(batch, -1), ids], dim=1)).to(base.dtype)
-        start = len(self.before)
-        hidden = backbone(torch.cat([text[:, :start], *shown, text[:, start:]], dim=1), mask, positions)
-        read = hidden.gather(1, places[..., None].expand(-1, -1, width))
-        logits: Tensor = self.model.lm_head(read)
-        return logits
+    def _prompt(self, batch: PackedBatch) -> tuple[Tensor, Tensor, int]:
+        """[B, P, D] embeddings up to the question, [P] their positions, and the position behind them."""
+        picture, places, whole = self.student.picture(batch.pixels, batch.views)
+        count, before, between = len(picture), len(self.before), len(self.between)
+        text = self.student.embedding(torch.cat([self.before, self.between])).to(picture.dtype)
+        text = text.expand(count, -1, -1)
+        start = before + whole + between
+        positions = [torch.arange(before), before + places, torch.arange(start - between, start)]
+        return torch.cat([text[:, :before], picture, text[:, before:]], dim=1), torch.cat(positions), start
 
     def training_step(self, batch: PackedBatch, index: int) -> Tensor:
-        """Cross entropy of the masked tokens, each divided by the time at which it was masked (LLaDA)."""
-        segments, length = batch.ids.shape[1:]
-        before, cells = len(self.before), self.config.vision.patches_per_side**2
-        begins = {"base": (before, before + cells), "grid": (before + cells, before + self.layout.length)}
-        prefix = torch.cat([torch.arange(before), *(torch.arange(*begins[view]) for view in batch.views)])
-        positions = position_ids(prefix, before + self.layout.length, segments, length)
-        mask = attention_mask(len(prefix), batch.lengths, length)
-        answers = len(prefix) + torch.arange(segments) * length + batch.answers
-        places = (answers[..., None] + torch.arange(batch.targets.shape[-1])).flatten(1)
-        logits = self.run(batch.pixels, batch.ids.flatten(1), positions, mask, places, batch.views).float()
-        losses = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
-        loss = (losses * batch.weights.flatten()).sum() / batch.targets.numel()
+        """Cross entropy of masked tokens, each divided by the time at which it was masked (LLaDA)."""
+        loss = torch.zeros(())
+        for group, found in zip(batch.groups, self.run(batch), strict=True):
+            targets, weights = group.targets.flatten(), group.weights.flatten()
+            losses = F.cross_entropy(found.float().flatten(0, 1), targets, reduction="none")
+            # Every kind of segment counts the same, however many there are.
+            loss = loss + (losses * weights).sum() / group.lengths.numel()
+            if batch.packed:
+                right = (found.flatten(0, 1).argmax(-1) == targets).float()
+                kind = "captions" if group is batch.groups[0] else "questions"
+                self.log(f"train/{kind}", (right * weights).sum() / weights.sum(), prog_bar=True)
         self.log("train/loss", loss, prog_bar=True)
         return loss
 
     def validation_step(self, batch: Tensor, index: int) -> None:
         """Let it answer, with the sampler and the adapter that users have."""
-        adapter = LLaDAVAdapter(self.model, self.config, self.tokenizer, generation=self.generation)
         with torch.autocast("cpu", enabled=False):
-            found = accuracy(adapter, (self.asked[int(i)] for i in batch), self.conversations)
+            scenes = (self.asked[int(i)] for i in batch)
+            found = accuracy(self.student.adapter(), scenes, self.conversations)
         self.log_dict(
             {f"validation/{kind}": value for kind, value in found.items()}, prog_bar=True, batch_size=1
         )

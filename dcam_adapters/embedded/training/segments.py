@@ -42,9 +42,13 @@ picture reads, are how the model is used."""
 
 SHARE_PACKED_LAST = 0.4
 
+FIRST_VIEW_UNTIL = 0.15
+"""Share of the training in which the picture is shown in its first view only: looking things up is learnt sooner
+where they are always at the same places."""
+
 ALL_VIEWS_FROM = 0.6
-"""Share of the training after which the picture is shown in all its views. Before, each batch shows one of them, at
-that view's own positions: less work, and no view is favoured."""
+"""Share of the training after which the picture is shown in all its views. Between the two, each batch shows one of
+them, at that view's own positions: less work, and no view is favoured."""
 
 LOWEST_TIME = 0.02
 QUESTION_TIME = 0.3
@@ -143,14 +147,18 @@ class PackedBatches(IterableDataset[PackedBatch]):
             self._packed(names, random) if packed else self._alone(names, random)
             for names in self._names(objects)
         ]
-        every = tuple(range(self.views))
-        one = (int(random.integers(self.views)),)
         return PackedBatch(
             pixels=pixels,
             groups=tuple(self._stacked(rows) for rows in zip(*said, strict=True)),
             packed=packed,
-            views=every if number >= ALL_VIEWS_FROM * self.steps else one,
+            views=self._views(number, int(random.integers(self.views))),
         )
+
+    def _views(self, number: int, drawn: int) -> tuple[int, ...]:
+        """The views that batch `number` shows, one of them drawn before."""
+        if number < FIRST_VIEW_UNTIL * self.steps:
+            return (0,)
+        return (drawn,) if number < ALL_VIEWS_FROM * self.steps else tuple(range(self.views))
 
     def _names(self, objects: Tensor) -> Iterator[list[tuple[str, str]]]:
         """(shape, colour) words of every scene."""

@@ -1,47 +1,21 @@
-"""The options by which a command loads a model."""
+"""The options of every command that loads a model."""
 
 from __future__ import annotations
 
 import functools
+import inspect
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from dcam_core.adapter import Adapter
-    from dcam_core.plugins import PluginManager
-
-__all__ = ["ModelChoice", "model_options"]
+__all__ = ["loading_options"]
 
 
-@dataclass(frozen=True)
-class ModelChoice:
-    """What the options say: which model, and how to load it.
+def loading_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options to a command, which gets what they say as `loading`: the keywords of `load_model`."""
 
-    Attributes:
-        name: embedded model, folder or hub id.
-        settings: the keyword arguments of `dcam_core.load_model`.
-    """
-
-    name: str
-    settings: dict[str, Any]
-
-    def load(self, manager: PluginManager) -> Adapter:
-        """Load it; see `dcam_core.load_model` for what may go wrong."""
-        from dcam_core.models import load_model
-
-        return load_model(self.name, manager=manager, **self.settings)
-
-
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options to a command, which gets what they say as `model`, a `ModelChoice`."""
-
-    @click.option(
-        "--model", required=True, metavar="NAME|FOLDER|HUB_ID", help="Embedded model, folder or hub id."
-    )
     @click.option("--revision", metavar="REV", help="Branch, tag or commit of a hub id.")
     @click.option(
         "--adapter", metavar="FAMILY", help="Family of the model.  [default: read from config.json]"
@@ -71,9 +45,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         help="Quantise the language model while loading. Needs bitsandbytes.",
     )
     @functools.wraps(command)
-    def with_model(
+    def with_loading(
         *args: Any,
-        model: str,
         revision: str | None,
         adapter: str | None,
         adapter_options: tuple[str, ...],
@@ -83,7 +56,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
         quantisation: str | None,
         **others: Any,
     ) -> Any:
-        settings = {
+        settings: dict[str, Any] = {
             "revision": revision,
             "adapter": adapter,
             "device": device,
@@ -91,15 +64,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "device_map": None if device_map is None else _device_map(device_map),
             "quantisation": quantisation,
         }
-        own = _own(adapter_options)
-        if taken := sorted(set(own) & set(settings)):
-            raise click.BadParameter(
-                f"{taken[0]!r} has an option of its own: --{taken[0].replace('_', '-')}",
-                param_hint="--adapter-option",
-            )
-        return command(*args, model=ModelChoice(model, settings | own), **others)
+        return command(*args, loading=settings | _own(adapter_options), **others)
 
-    return with_model
+    return with_loading
 
 
 def _device_map(text: str) -> Any:
@@ -114,8 +81,15 @@ def _device_map(text: str) -> Any:
 
 def _own(options: tuple[str, ...]) -> dict[str, str]:
     """The options of the family's own."""
+    if not options:
+        return {}
+    from dcam_core.models import load_model
+
+    taken = inspect.signature(load_model).parameters
     for option in options:
         key, equals, _ = option.partition("=")
-        if not equals or not key.isidentifier():
-            raise click.BadParameter(f"{option!r} is not KEY=VALUE", param_hint="--adapter-option")
+        if not equals or not key.isidentifier() or key in taken:
+            raise click.BadParameter(
+                f"{option!r} is not KEY=VALUE with an option of a family's own", param_hint="--adapter-option"
+            )
     return dict(option.split("=", 1) for option in options)
