@@ -99,10 +99,9 @@ def load_model(
     try:
         model = chosen.load(folder, placement, **options)
     except CheckpointError as error:
+        found = str(error) if str(folder) in str(error) else f"{folder}: {error}"
         hints = _hints(error, entry.name, config, registry)
-        if not hints:
-            raise
-        raise CheckpointError("; ".join([str(error), *hints])) from error
+        raise CheckpointError("; ".join([found, *hints])) from error
     model.name, model.folder = str(name), folder
     model.model.eval()
     return model

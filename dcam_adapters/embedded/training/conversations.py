@@ -107,6 +107,15 @@ class Conversations:
         shape, colour = once[random.integers(len(once))]
         return f"what colour is the {shape} ?", colour
 
+    def what_object(self, objects: Objects, random: np.random.Generator) -> tuple[str, str] | None:
+        """The shape of a colour that occurs once."""
+        colours = [colour for _, colour in objects]
+        once = [(shape, colour) for shape, colour in objects if colours.count(colour) == 1]
+        if not once:
+            return None
+        shape, colour = once[random.integers(len(once))]
+        return f"what object is {colour} ?", shape
+
     def is_there(self, objects: Objects, random: np.random.Generator) -> tuple[str, str]:
         """Whether a shape is in the picture: as often yes as no."""
         there = sorted({shape for shape, _ in objects})
@@ -128,12 +137,14 @@ class Conversations:
     def question(self, objects: Objects, random: np.random.Generator) -> tuple[str, str]:
         """A short question of a random kind."""
         draw = random.random()
-        if draw < 0.45 and (asked := self.what_colour(objects, random)):
+        if draw < 0.4 and (asked := self.what_colour(objects, random)):
             return asked
-        return self.is_there(objects, random) if draw < 0.85 else self.how_many(objects, random)
+        if draw < 0.65 and (asked := self.what_object(objects, random)):
+            return asked
+        return self.is_there(objects, random) if draw < 0.92 else self.how_many(objects, random)
 
 
-KINDS = ("describe", "describe_otherwise", "what_colour", "is_there", "how_many")
+KINDS = ("describe", "describe_otherwise", "what_colour", "what_object", "is_there", "how_many")
 """Kinds of prompt, names of `Conversations`' methods."""
 
 

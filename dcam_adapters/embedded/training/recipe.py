@@ -73,9 +73,9 @@ class Recipe:
         default_factory=lambda: Schedule(steps=200, batch=64, rate=1e-3, warmup=50)
     )
     language: Schedule = field(
-        default_factory=lambda: Schedule(steps=3000, batch=16, warmup=100, average=0.995)
+        default_factory=lambda: Schedule(steps=3200, batch=16, warmup=100, average=0.995)
     )
-    validate_every: int = 500
+    validate_every: int = 800
     save_every: int = 250
     size: int = 96
     patch: int = 8
@@ -234,7 +234,12 @@ class Workplace:
         recipe, schedule = self.recipe, self.recipe.language
         L.seed_everything(self.seed)
         student.initialise(scenes.batch(np.arange(min(32, len(scenes))), mirrored=False)[0])
-        prompts = PromptIds(self.tokenizer, student.frame, recipe.answer_length, self.dataset.shapes)
+        prompts = PromptIds(
+            self.tokenizer,
+            student.frame,
+            recipe.answer_length,
+            [*self.dataset.shapes, *self.dataset.colours],
+        )
         asked = self.dataset("validation", recipe.asked_scenes, recipe.size)
         stage = LanguageStage(student, prompts, self.conversations, asked, schedule)
         self.fit(

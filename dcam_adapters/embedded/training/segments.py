@@ -33,7 +33,7 @@ trained where a question stands alone."""
 QUESTION_SHARE = 0.5
 """Share of questions among segments that stand alone."""
 
-SHARE_PACKED = 0.85
+SHARE_PACKED = 0.95
 """Share of packed batches until the last phase."""
 
 LAST_PHASE = 0.7
@@ -42,7 +42,7 @@ picture reads, are how the model is used."""
 
 SHARE_PACKED_LAST = 0.4
 
-FIRST_VIEW_UNTIL = 0.15
+FIRST_VIEW_UNTIL = 0.3
 """Share of the training in which the picture is shown in its first view only: looking things up is learnt sooner
 where they are always at the same places."""
 
