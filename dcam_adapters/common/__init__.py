@@ -1,1 +1,1 @@
-"""Parts that several model families share: the transformer in both key layouts, SigLIP, layouts of pictures, loading."""
+"""Parts that several families share: the transformer in both key layouts, SigLIP, picture layouts, loading."""

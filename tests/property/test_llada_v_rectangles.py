@@ -14,10 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dcam_adapters.common.layouts import AnyResolutionLayout, PaddedLayout
 from dcam_adapters.common.pictures import to_pixels
 from dcam_adapters.common.siglip import VisionConfig
 from dcam_adapters.llada_v.config import LLaDAVConfig
-from dcam_adapters.common.layouts import AnyResolutionLayout, PaddedLayout
 from dcam_adapters.llada_v.layout import picture_layout
 
 TOWERS = [(56, 14), (30, 7), (32, 8)]  # with 7 of 30: two pixels of every crop are never seen

@@ -226,8 +226,8 @@ def test_a_misfit_says_what_speaks_for_another_family(folder, manager):
     with pytest.raises(CheckpointError) as error:
         load_model(folder, adapter="fussy", names=("toy.weight",), manager=manager)
     assert str(error.value) == (
-        f"{folder}: the weights do not fit; adapter 'fussy' was asked for, but config.json is one of toy: leave the adapter "
-        "out, or name that one; the tensors look like those of toy"
+        f"{folder}: the weights do not fit; adapter 'fussy' was asked for, but config.json is one of toy: "
+        "leave the adapter out, or name that one; the tensors look like those of toy"
     )
 
 

@@ -26,7 +26,8 @@ from dcam_core.conformance.sight import see_patches
 from dcam_core.plugins import PluginManager
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-MANAGER = PluginManager()
+FAMILIES = ("llada_v", "lavida", "mmada", "embedded")
+MANAGER = PluginManager(autoload=False, extra=[f"dcam_adapters.{family}.plugin" for family in FAMILIES])
 LLAVA_STYLE = [
     f"{family}/{path.name}" for family in ("llada_v", "lavida") for path in (FIXTURES / family).iterdir()
 ]
@@ -104,7 +105,7 @@ class CodeEyes(ColourEyes):
             (pixels,) = args
             cells = round(output.shape[-1] ** 0.5)
             colours = self.means(pixels, cells, pixels.shape[-1] // cells)[..., self.channel]
-            return (colours * (codebook - 1)).round().long().clamp(0, codebook - 1).view_as(output)
+            return (colours * (codebook - 1)).round().long().clamp(0, codebook - 1).reshape(output.shape)
 
         def show(module, args, output):
             shown = torch.zeros_like(output)
@@ -172,7 +173,8 @@ def test_what_arrives_at_a_token_is_the_middle_of_its_rectangle(sighted, shape):
             allowed = extent / 255 + 0.3 * (high - low)[inside]
             assert (error <= allowed).all(), (view.name, axis, float(error.max()))
         compared += int(inside.sum())
-    assert compared > 0
+    # Of a strip on a padded square no token lies wholly inside.
+    assert compared > 0 or shape in ("wide", "tall")
 
 
 @pytest.mark.parametrize("shape", ["square", "wide", "tall", "odd"])

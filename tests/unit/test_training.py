@@ -67,7 +67,7 @@ def rendered():
 
 @pytest.fixture(scope="module")
 def prompts(tokenizer):
-    return PromptIds(tokenizer, Frame(BEFORE, BEHIND, AFTER), 16, Scenes.shapes)
+    return PromptIds(tokenizer, Frame(BEFORE, BEHIND, AFTER), 16, [*Scenes.shapes, *Scenes.colours])
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +122,9 @@ def test_questions_have_true_answers(conversations):
         ("what colour is the star ?", "blue")
     }
     assert conversations.what_colour([OBJECTS[0], OBJECTS[2]], random) is None
+    asked = {conversations.what_object(OBJECTS, random) for _ in range(30)}
+    assert asked == {(f"what object is {colour} ?", shape) for shape, colour in OBJECTS}
+    assert conversations.what_object([("star", "red"), ("ring", "red")], random) is None
 
 
 def test_the_tokenizer_reads_any_text_and_keeps_special_tokens_whole(tokenizer):
@@ -201,19 +204,19 @@ def test_hidden_tokens_are_masked_and_all_others_are_given(batches, packed):
 
 
 def test_the_row_of_the_word_that_is_asked_about_predicts_the_answer(batches, tokenizer):
-    seen = set()
+    seen, named = set(), {*Scenes.shapes, *Scenes.colours}
     for number in range(STEPS):
         for ids, _, rows, targets, weights in each_segment(batches.batch(number)):
             words = tokenizer.convert_ids_to_tokens(ids[: rows[1] - 4])
             asks = weights[0] > 0
             if asks:
                 seen.add(" ".join(words[:3]))
-                assert words[rows[0]] in Scenes.shapes
+                assert words[rows[0]] in named
                 assert ids[rows[1]] == batches.prompts.mask
-            # Nothing is asked for where the answer can be read, or where no shape is named.
-            assert asks == (bool(set(words) & set(Scenes.shapes)) and bool(ids[rows[1]] == batches.prompts.mask))
+            # Nothing is asked for where the answer can be read, or where nothing is named.
+            assert asks == (bool(set(words) & named) and bool(ids[rows[1]] == batches.prompts.mask))
             assert targets[0] == targets[1]
-    assert seen == {"what colour is", "is there a", "is there an"} - ({"is there an"} - seen)
+    assert seen == {"what colour is", "what object is", "is there a"}
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -278,7 +281,7 @@ def stage(request, conversations, tokenizer):
     initialise_tower(tower, vision)
     student = LlavaStudent(adapter, content, tokenizer, recipe.generation, tower.state_dict())
     student.initialise(torch.randn(2, 3, 96, 96))
-    prompts = PromptIds(tokenizer, student.frame, recipe.answer_length, Scenes.shapes)
+    prompts = PromptIds(tokenizer, student.frame, recipe.answer_length, [*Scenes.shapes, *Scenes.colours])
     built = LanguageStage(student, prompts, conversations, Scenes("validation", 2), recipe.language)
     # Initial attention is so flat that a wrong mask would hardly show.
     with torch.no_grad():
@@ -361,7 +364,9 @@ def _picture(pixels: torch.Tensor) -> Image.Image:
 
 @torch.no_grad()
 def test_the_tower_starts_with_attention_to_what_is_like_it():
-    config = LLaDAVConfig.from_dict(configs.llada_v(Recipe(), build_tokenizer(Scenes.shapes, Scenes.colours))).vision
+    config = LLaDAVConfig.from_dict(
+        configs.llada_v(Recipe(), build_tokenizer(Scenes.shapes, Scenes.colours))
+    ).vision
     torch.manual_seed(0)
     tower = SiglipTower(config)
     initialise_tower(tower, config)
@@ -387,7 +392,9 @@ def test_a_resampled_tower_sees_nearly_the_same():
     other.load_state_dict(resampled_tower(tower.state_dict(), fine))
     # Of a picture of one colour, patches differ by their positions only.
     embedded = [
-        each.vision_tower.vision_model.embeddings(torch.full((1, 3, 96, 96), 0.5))[0].unflatten(0, (side, side))
+        each.vision_tower.vision_model.embeddings(torch.full((1, 3, 96, 96), 0.5))[0].unflatten(
+            0, (side, side)
+        )
         for each, side in ((tower, 12), (other, 16))
     ]
     corners = [grid[[0, 0, -1, -1], [0, -1, 0, -1]] for grid in embedded]
@@ -407,24 +414,28 @@ def test_the_learning_rate_warms_up_and_falls_to_its_floor():
 # -- what is measured --------------------------------------------------------------------------------
 
 
-def test_accuracy_counts_objects_at_their_place(monkeypatch, conversations):
-    said = {"describe the picture": "a red circle and an orange ring"}
-    monkeypatch.setattr(
-        "dcam_adapters.embedded.training.evaluation.answer",
-        lambda adapter, picture, prompt: said.get(prompt, "nothing"),
-    )
+def test_accuracy_counts_objects_at_their_place_and_tells_yes_from_no(monkeypatch, conversations):
+    def says(adapter, picture, prompt):
+        if prompt == "describe the picture":
+            return "a red circle and an orange ring"
+        return "yes" if prompt.startswith("is there") else "nothing"
+
+    monkeypatch.setattr("dcam_adapters.embedded.training.evaluation.answer", says)
     scene = next(scene for scene in Scenes("train", 50) if len(scene.objects) == 2)
     things = [
         replace(thing, colour=c, shape=s)
         for thing, (c, s) in zip(scene.objects, [("red", "circle"), ("orange", "fish")], strict=True)
     ]
-    found = accuracy(None, [replace(scene, objects=tuple(things))], conversations)
+    found = accuracy(None, [replace(scene, objects=tuple(things))] * 12, conversations)
+    assert 0 < found.pop("is_there") < 1
     assert found == {
         "describe": 0,
         "describe_otherwise": 0,
         "objects": 0.5,
         "what_colour": 0,
-        "is_there": 0,
+        "what_object": 0,
+        "is_there_present": 1,
+        "is_there_absent": 0,
         "how_many": 0,
     }
     assert named_objects("a red circle , an orange ring and a") == [("red", "circle"), ("orange", "ring")]

@@ -17,7 +17,7 @@ from dcam_core.placement import DISK, Placement
 
 __all__ = ["assign_weights"]
 
-CPU = torch.device("cpu")
+CPU, META = torch.device("cpu"), torch.device("meta")
 
 
 def assign_weights(
@@ -59,17 +59,17 @@ def assign_weights(
     quantised = quantise_blocks(model, blocks, placement, places)
 
     def convert(name: str, stored: Tensor) -> Tensor:
-        device = CPU if name in quantised else place_of(name, places, main)
+        place = CPU if name in quantised else place_of(name, places, main)
+        # What stays on disk is known by shape and dtype alone.
+        device = META if place == DISK else place
         return stored.to(device=device, dtype=placement.dtype if stored.is_floating_point() else None)
 
     for file, of_file in shapes.items():
-        wanted = [name for name in of_file if place_of(name, places, main) != DISK]
-        for name, tensor in read_tensors(file, wanted, convert):
+        for name, tensor in read_tensors(file, of_file, convert):
             if name in quantised:
                 layer = model.get_submodule(name.rpartition(".")[0])
-                _assign(model, name, quantised_weight(layer, tensor, place_of(name, places, main)))
-            else:
-                _assign(model, name, tensor)
+                tensor = quantised_weight(layer, tensor, place_of(name, places, main))
+            _assign(model, name, tensor)
     # What is not in the state dict (positions and the like) was made on the CPU.
     for name, buffer in model.named_buffers(remove_duplicate=False):
         if name not in expected:

@@ -45,8 +45,9 @@ def accuracy(
         seed: seed of what is asked.
 
     Returns:
-        For every kind of prompt the share of exact answers, and as "objects" the share of objects whose
-        colour and shape the description names, at the place in the order where they belong.
+        For every kind of prompt the share of exact answers; for `is_there` also separately for shapes that are
+        present and absent, since always saying the same is right half the time; and as "objects" the share of
+        objects whose colour and shape the description names, at the place in the order where they belong.
     """
     right: dict[str, list[float]] = defaultdict(list)
     random = np.random.default_rng(seed)
@@ -60,6 +61,8 @@ def accuracy(
             prompt, wanted = asked
             said = answer(adapter, picture, prompt)
             right[kind].append(said == wanted)
+            if kind == "is_there":
+                right["is_there_present" if wanted == "yes" else "is_there_absent"].append(said == wanted)
             if kind == "describe":
                 named = named_objects(said)
                 truth = [(colour, shape) for shape, colour in objects]

@@ -115,11 +115,13 @@ def resampled_tower(weights: Mapping[str, Tensor], config: VisionConfig) -> dict
         f"vision_tower.vision_model.embeddings.{name}_embedding.weight" for name in ("patch", "position")
     )
     old, new, cells = weights[kernel].shape[-1], config.patch_size, config.patches_per_side
-    grid = weights[positions].unflatten(0, (-1, round(len(weights[positions]) ** 0.5))).permute(2, 0, 1)[None]
+    side = round(len(weights[positions]) ** 0.5)
+    grid = weights[positions].view(1, side, side, -1).permute(0, 3, 1, 2)
     return {
         **weights,
         # Smaller patches have fewer pixels to sum over.
-        kernel: F.interpolate(weights[kernel], (new, new), mode="bilinear", antialias=True) * (old / new) ** 2,
+        kernel: F.interpolate(weights[kernel], (new, new), mode="bilinear", antialias=True)
+        * (old / new) ** 2,
         positions: F.interpolate(grid, (cells, cells), mode="bicubic")[0].flatten(1).T.contiguous(),
     }
 

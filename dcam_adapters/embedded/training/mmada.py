@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -60,6 +61,20 @@ class MMaDARecipe(Recipe):
         )
     )
 
+    @property
+    def cells(self) -> int:
+        """Image tokens per side of the picture."""
+        return self.size // self.magvit.factor
+
+    @property
+    def rope_theta(self) -> float:
+        """Base with which the second rotary frequency of every head turns once per row of image tokens.
+
+        Positions run on from row to row, and no newline tokens stand between them: what a column is can only be
+        told from a frequency of this period.
+        """
+        return float((self.cells / (2 * math.pi)) ** (self.width // configs.HEADS / 2))
+
     def config(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """config.json, with the fields of the published checkpoints and the ids that are not the published ones."""
         text, codes = len(tokenizer), self.magvit.codebook_size
@@ -67,11 +82,12 @@ class MMaDARecipe(Recipe):
             "architectures": ["MMadaModelLM"],
             "model_type": "mmada",
             **configs.olmo(self, rows=text + codes, eos=tokenizer.eos_token_id),
+            "rope_theta": self.rope_theta,
             "codebook_size": codes,
             "llm_vocab_size": text,
             "new_vocab_size": text + codes,
             "num_new_special_tokens": 0,
-            "num_vq_tokens": (self.size // self.magvit.factor) ** 2,
+            "num_vq_tokens": self.cells**2,
             "tie_word_embeddings": False,
             "w_clip_vit": False,
             "mask_token_id": tokenizer.mask_token_id,

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -69,9 +68,7 @@ class Recipe:
     validation_scenes: int = 512
     asked_scenes: int = 16
     tower: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=64))
-    refinement: Schedule = field(
-        default_factory=lambda: Schedule(steps=200, batch=64, rate=1e-3, warmup=50)
-    )
+    refinement: Schedule = field(default_factory=lambda: Schedule(steps=200, batch=64, rate=1e-3, warmup=50))
     language: Schedule = field(
         default_factory=lambda: Schedule(steps=3200, batch=16, warmup=100, average=0.995)
     )
@@ -156,7 +153,9 @@ class Workplace:
         folder = self.out / f"scenes-{patch}" / split
         return SceneArrays.rendered(folder, self.dataset, split, count, size=recipe.size, patch=patch)
 
-    def fit(self, stage: L.LightningModule, batches: Any, validation: Any, schedule: Schedule, name: str) -> None:
+    def fit(
+        self, stage: L.LightningModule, batches: Any, validation: Any, schedule: Schedule, name: str
+    ) -> None:
         """Trains one stage in the folder of its name; see `dcam_adapters.embedded.training.trainer.fit`."""
         recipe = self.recipe
         every = {"validate_every": recipe.validate_every, "save_every": recipe.save_every}

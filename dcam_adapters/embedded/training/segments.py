@@ -183,9 +183,7 @@ class PackedBatches(IterableDataset[PackedBatch]):
         """One conversation with its whole answer region."""
         asks = random.random() < QUESTION_SHARE
         draw = self.conversations.question if asks else self.conversations.caption
-        time, hidden = _masked(
-            self.prompts.answer_length, QUESTION_TIME if asks else LOWEST_TIME, random
-        )
+        time, hidden = _masked(self.prompts.answer_length, QUESTION_TIME if asks else LOWEST_TIME, random)
         return [[self._segment(*draw(names, random), len(hidden), time, hidden)]]
 
     def _segment(
@@ -214,7 +212,9 @@ class PackedBatches(IterableDataset[PackedBatch]):
             return torch.from_numpy(np.array(values)).to(dtype)
 
         return Segments(
-            ids=stacked([[np.pad(s.ids, (0, longest - len(s.ids))) for s in row] for row in rows], torch.int64),
+            ids=stacked(
+                [[np.pad(s.ids, (0, longest - len(s.ids))) for s in row] for row in rows], torch.int64
+            ),
             lengths=stacked([[len(s.ids) for s in row] for row in rows], torch.int64),
             rows=stacked([[s.rows for s in row] for row in rows], torch.int64),
             targets=stacked([[s.targets for s in row] for row in rows], torch.int64),

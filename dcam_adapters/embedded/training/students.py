@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors.torch import save_file
@@ -35,7 +35,8 @@ def half_attention(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor |
     scores = queries * queries.shape[-1] ** -0.5 @ keys.transpose(-2, -1)
     if mask is not None:
         scores = scores.masked_fill(~mask, -torch.inf)
-    return scores.softmax(-1) @ values
+    mixed: Tensor = scores.softmax(-1) @ values
+    return mixed
 
 
 class Student(nn.Module, ABC):
@@ -114,9 +115,9 @@ class LlavaStudent(Student):
         tokenizer: the model's tokenizer.
         generation: content of generation_config.json.
         tower: state dict of the trained tower.
+        attention: how the language model computes softmax attention.
     """
 
-    frame: ClassVar[Frame]  # type: ignore[misc]
     views = 2
 
     def __init__(
@@ -159,7 +160,7 @@ class LlavaStudent(Student):
         side = round(cells**0.5)
         newline = self.network.get_parameter(self._kind.paths.newline)
         ends = newline.to(base.dtype).expand(batch, side, 1, width)
-        grid = torch.cat([base.unflatten(1, (side, side)), ends], dim=2).flatten(1, 2)
+        grid = torch.cat([base.view(batch, side, side, width), ends], dim=2).flatten(1, 2)
         whole = cells + grid.shape[1]
         shown, places = (base, grid), (torch.arange(cells), torch.arange(cells, whole))
         return torch.cat([shown[v] for v in views], dim=1), torch.cat([places[v] for v in views]), whole
