@@ -1,4 +1,4 @@
-"""The shipped model: it loads as any checkpoint does, says what is there, and replays exactly."""
+"""The shipped models: they load as any checkpoint does, say what is there, and replay exactly."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from benchmarks.map_quality import measure_methods
 from PIL import Image
+from safetensors import safe_open
 
 from dcam_adapters.embedded.training.conversations import Conversations
 from dcam_adapters.embedded.training.evaluation import accuracy
@@ -15,34 +16,54 @@ from dcam_core.denoising.trajectory import NEVER_COMMITTED
 from dcam_plugins.scenes import Scenes
 
 
-@pytest.fixture(scope="module")
-def model():
-    return load_model("tiny-llada-v")
+# What tells a family's published layout, and the share of objects that its model card promises.
+LAYOUTS = {
+    "tiny-llada-v": ("model.embed_tokens.weight", "model.image_newline", "model.mm_projector.0.weight"),
+    "tiny-lavida": ("model.transformer.wte.weight", "model.image_newline", "model.mm_projector.0.weight"),
+    "tiny-mmada": ("model.transformer.wte.weight", "model.transformer.ff_out.weight"),
+}
+CONVERSATIONS = Conversations(Scenes.shapes, Scenes.colours)
+
+
+@pytest.fixture(scope="module", params=sorted(LAYOUTS))
+def model(request):
+    return load_model(request.param)
 
 
 def test_it_is_small_and_in_the_published_layout(model):
-    assert (model.folder / "model.safetensors").stat().st_size < 6e6
-    names = set(model.model.state_dict())
-    assert "model.vision_tower.vision_tower.vision_model.embeddings.patch_embedding.weight" in names
-    assert {"lm_head.weight", "model.image_newline", "model.mm_projector.0.weight"} <= names
+    assert sum(file.stat().st_size for file in model.folder.rglob("*.safetensors")) < 13e6
+    with safe_open(model.folder / "model.safetensors", framework="pt") as weights:
+        assert set(LAYOUTS[model.name]) <= set(weights.keys())
+    if model.name == "tiny-mmada":
+        assert (model.folder / "vq" / "model.safetensors").is_file()
 
 
-def test_named_objects_are_right(model):
+def test_its_answers_are_right(model):
     """A sample of what the model card reports on 500 scenes."""
-    scenes = Scenes("test", 24)
-    found = accuracy(model, scenes, Conversations(Scenes.shapes, Scenes.colours))
-    assert found["objects"] >= 0.9
+    found = accuracy(model, Scenes("test", 24), CONVERSATIONS)
+    assert found["objects"] >= 0.85
+    assert min(found["is_there"], found["what_colour"]) >= 0.85
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"block_length": 4, "steps": 8}, {"guidance_scale": 0.5}, {"temperature": 0.7}]
+    "changes",
+    [
+        {},
+        {"block_length": 4, "steps": 8},
+        {"guidance_scale": 0.5},
+        {"temperature": 0.7},
+        {"cache": "prefix"},
+        {"cache": "prefix", "guidance_scale": 0.5, "schedule": "shift", "step_ratio": 0.5},
+    ],
 )
 def test_every_committed_token_replays_exactly(model, changes):
+    if changes.get("cache") not in (None, *model.caches):
+        pytest.skip(f"{model.name} has no prefix cache")
     settings = model.default_sampler.merged(changes)
     # Guidance adds two passes up, (1 + scale) of one and scale of the other, and their rounding with them.
     tolerance = 1e-5 * (1 + 2 * settings.guidance_scale)
     decided = 0
-    for scene in Scenes("test", 4):
+    for scene in Scenes("test", 3):
         with torch.no_grad():
             inputs = model.prepare(Image.fromarray(scene.image), "describe the picture")
             run = denoise(model, inputs, settings)
@@ -52,7 +73,7 @@ def test_every_committed_token_replays_exactly(model, changes):
                 found = logits[0, 0, run.final[position]]
                 torch.testing.assert_close(found, run.commit_logits[position], atol=tolerance, rtol=0)
                 decided += 1
-    assert decided > 20
+    assert decided > 15
 
 
 def test_maps_lie_on_the_objects(model):
