@@ -125,9 +125,7 @@ def determinism(subject: Subject) -> str:
     first_inputs, first = subject.prepare(subject.shown), subject.run(changes)
     changed = [name for name, state in _random_states().items() if state != before[name]]
     expect(not changed, f"the global random state of {', '.join(changed)} is another after a run")
-    with torch.random.fork_rng(
-        devices=range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
-    ):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count()) if _uses_cuda() else ()):
         torch.manual_seed(20)
         second_inputs, second = subject.prepare(subject.shown), subject.run(changes)
     expect(

@@ -79,9 +79,9 @@ def sight(subject: Subject) -> str:
     """The tokens whose rectangles hold a part of the picture are the tokens that see it.
 
     One bright patch is painted at several places of dark pictures, and the token whose embedding changes most
-    must be the one whose rectangle holds it; by more than it changes for most patches. Rectangles may be tidy and still be those of another picture: of
-    one that is mirrored, transposed, or cut into tiles in another order. Nothing outside of the image span may
-    change.
+    (beyond what it does for most patches) must be one whose rectangle holds a part of it. Rectangles may be tidy
+    and still be those of another picture: of one that is mirrored, transposed, or cut into tiles in another
+    order. Nothing outside of the image span may change.
     """
     pictures = [see_patches(subject, subject.sizes[name]) for name in SHAPES]
     views: dict[str, list[SeenPatch]] = defaultdict(list)
@@ -95,8 +95,8 @@ def sight(subject: Subject) -> str:
         spread = sum(seen.spread for seen in own) / len(own)
         expect(spread > MOST_SPREAD, f"{found} (by chance {sum(seen.chance for seen in own):.0f})")
         raise NotApplicableError(
-            f"{found}, but wherever they are, {spread:.0%} of the tokens move much: the model mixes the whole picture "
-            "into every token"
+            f"{found}, but wherever they are, {spread:.0%} of the tokens move much: the model mixes the whole "
+            "picture into every token"
         )
     everything = list(itertools.chain(*pictures))
     hits, chance = sum(seen.is_hit for seen in everything), sum(seen.chance for seen in everything)

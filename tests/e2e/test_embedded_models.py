@@ -15,7 +15,6 @@ from dcam_core.denoising import decision_logits, denoise
 from dcam_core.denoising.trajectory import NEVER_COMMITTED
 from dcam_plugins.scenes import Scenes
 
-
 # What tells a family's published layout, and the share of objects that its model card promises.
 LAYOUTS = {
     "tiny-llada-v": ("model.embed_tokens.weight", "model.image_newline", "model.mm_projector.0.weight"),

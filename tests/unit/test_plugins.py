@@ -527,7 +527,7 @@ def test_observers_may_ask_for_fewer_arguments(install):
         heard.append(maps)
 
     PluginManager().engine_hooks("mine", [dcam_maps_made]).observe(
-        "dcam_maps_made", targets=(), raw=1, maps=2
+        "dcam_maps_made", targets=(), raw=1, maps=2, picture=0
     )
     assert heard == [2]
 
