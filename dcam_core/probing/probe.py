@@ -160,8 +160,9 @@ def _probe_states(
     turns, rows_of = (torch.tensor(part, device=device) for part in zip(*where, strict=True))
     return Probed(
         readings=tuple(order),
-        activations=leaf.detach()[rows_of[:, None], image_positions],
-        gradients=gradients[turns[:, None], rows_of[:, None], image_positions],
+        # A block that lies on another device leaves its output there.
+        activations=leaf.detach().to(device)[rows_of[:, None], image_positions],
+        gradients=gradients.to(device)[turns[:, None], rows_of[:, None], image_positions],
         scores=torch.stack(scores).detach().float(),
         log_probabilities=torch.stack(log_probabilities).float(),
     )

@@ -101,6 +101,13 @@ def test_the_explain_command(folder):
     assert (demo.maps == again.maps).all(), "the same picture, prompt and seed gave other maps"
 
 
+def test_the_check_command(folder):
+    done = _run(_block("check command"), folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "tiny-lavida (lavida): " in done.stdout
+    assert " 0 failed" in done.stdout
+
+
 def test_the_python_example(folder):
     code = _block("python example")
     done = subprocess.run(
