@@ -13,13 +13,15 @@ RECIPES = "dcam_adapters.embedded.training"
 
 SHIPPED = {
     "llada-v": f"{RECIPES}.recipe:train_llada_v",
+    "lavida": f"{RECIPES}.recipe:train_lavida",
+    "mmada": f"{RECIPES}.mmada:train_mmada",
 }
 """The families that have a tiny model, and what trains it."""
 
 
 @hookimpl
 def dcam_register_models(register: Register) -> None:
-    """Offers the tiny models."""
+    """Offers "tiny-llada-v", "tiny-lavida" and "tiny-mmada"."""
     for family, recipe in SHIPPED.items():
         folder = HERE / f"tiny_{family.replace('-', '_')}"
         register(

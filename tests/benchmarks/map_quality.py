@@ -20,7 +20,7 @@ from torch import Tensor
 from dcam_core import Adapter, Explainer, default_manager
 from dcam_core.method import Method
 from dcam_core.probing.defaults import CORE_DEFAULTS
-from dcam_core.probing.normalise import min_max
+from dcam_core.probing.normalise import joint_min_max
 from dcam_core.probing.picture_grid import PictureGrid
 from dcam_core.probing.probe import probe
 from dcam_core.probing.readings import plan_readings
@@ -46,7 +46,7 @@ def probe_layers(model: Adapter) -> list[str]:
 def score(grids: Tensor, case: SceneAnswer) -> Tensor:
     """[T, 4] the measures of T maps on the token grid, each against its object."""
     size = case.picture.size
-    heat = torch.stack([stretch_map(grid, size) for grid in min_max(grids)])
+    heat = torch.stack([stretch_map(grid, size) for grid in joint_min_max([grids])[0]])
     masks = case.masks
     half_cell = round(size[0] / grids.shape[-1] / 2)
     columns = [

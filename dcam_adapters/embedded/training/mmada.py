@@ -48,12 +48,16 @@ class MMaDARecipe(Recipe):
 
     Attributes:
         picture_tokenizer: schedule of stage 1.
+        language: schedule of stage 2.
         magvit: dimensions of the image tokenizer. The first level, whose pictures are the largest, only halves
             them: a residual block there would cost as much as all others.
     """
 
     picture_tokenizer: Schedule = field(
         default_factory=lambda: Schedule(steps=1200, batch=32, warmup=100, average=0.995)
+    )
+    language: Schedule = field(
+        default_factory=lambda: Schedule(steps=4400, batch=16, warmup=100, average=0.995)
     )
     magvit: MagvitConfig = field(
         default_factory=lambda: MagvitConfig(
