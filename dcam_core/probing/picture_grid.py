@@ -24,12 +24,17 @@ from dcam_core.inputs import ImageView, Inputs
 __all__ = ["PictureGrid", "picture_grids", "select_views"]
 
 
+FINEST = "finest"
+"""Stands for a picture's most detailed view, so that a method can ask for it in every family."""
+
+
 def select_views(inputs: Inputs, names: Sequence[str] | None, picture: int = 0) -> tuple[ImageView, ...]:
     """The views of one picture that contribute to its maps.
 
     Args:
         inputs: the prepared prompt.
-        names: names of views; None: all there are.
+        names: names of views; "finest" is the last of those with the most tokens, whatever its name. None: all
+            there are.
         picture: which picture of the prompt, counted from 0.
 
     Raises:
@@ -43,6 +48,8 @@ def select_views(inputs: Inputs, names: Sequence[str] | None, picture: int = 0) 
     if names is None:
         return own
     there = {view.name: view for view in own}
+    finest = max(reversed(own), key=lambda view: view.positions.numel())
+    names = [finest.name if name == FINEST else name for name in names]
     which = "this picture" if len(inputs.picture_sizes) == 1 else f"picture {picture}"
     for name in names:
         if name not in there:

@@ -21,6 +21,8 @@ LAYOUTS = {
     "tiny-lavida": ("model.transformer.wte.weight", "model.image_newline", "model.mm_projector.0.weight"),
     "tiny-mmada": ("model.transformer.wte.weight", "model.transformer.ff_out.weight"),
 }
+# Shares of objects named rightly that 24 scenes must reach: what the model cards report, less what chance leaves open.
+NAMED = {"tiny-llada-v": 0.9, "tiny-lavida": 0.75, "tiny-mmada": 0.7}
 CONVERSATIONS = Conversations(Scenes.shapes, Scenes.colours)
 
 
@@ -40,7 +42,7 @@ def test_it_is_small_and_in_the_published_layout(model):
 def test_its_answers_are_right(model):
     """A sample of what the model card reports on 500 scenes."""
     found = accuracy(model, Scenes("test", 24), CONVERSATIONS)
-    assert found["objects"] >= 0.85
+    assert found["objects"] >= NAMED[model.name]
     assert min(found["is_there"], found["what_colour"]) >= 0.85
 
 

@@ -84,6 +84,12 @@ def test_choosing_views():
     inputs = Inputs("", (size,), torch.zeros(1, 9, 2), views, (0, 5))
     assert select_views(inputs, None) == views
     assert [view.name for view in select_views(inputs, ["grid"])] == ["grid"]
+    assert [view.name for view in select_views(inputs, ["finest"])] == ["grid"]
+    alike = (_view("base", 2, 2, size), _view("grid", 2, 2, size, start=4))
+    both = Inputs("", (size,), torch.zeros(1, 9, 2), alike, (0, 8))
+    assert [view.name for view in select_views(both, ["finest"])] == ["grid"]
+    only = Inputs("", (size,), torch.zeros(1, 9, 2), views[:1], (0, 5))
+    assert [view.name for view in select_views(only, ["finest"])] == ["base"]
     with pytest.raises(
         ConfigurationError, match="'tiles' is not a view of this picture: there are base, grid"
     ):

@@ -43,7 +43,7 @@ __all__ = ["Recipe", "Workplace", "miniature", "train_lavida", "train_llada_v"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and lengths; the defaults made the shipped checkpoints.
+    """Sizes and lengths; the defaults are those of the shipped checkpoints, but for what their model cards tell.
 
     Attributes:
         scenes: scenes of the training split.
