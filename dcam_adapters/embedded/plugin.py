@@ -19,6 +19,10 @@ SHIPPED = {
 """The families that have a tiny model, and what trains it."""
 
 
+DEMO = "llada-v"
+"""The family whose tiny model `dcam demo` shows when none is named."""
+
+
 @hookimpl
 def dcam_register_models(register: Register) -> None:
     """Offers "tiny-llada-v", "tiny-lavida" and "tiny-mmada"."""
@@ -28,6 +32,7 @@ def dcam_register_models(register: Register) -> None:
             f"tiny-{family}",
             folder,
             adapter=family,
+            demo=family == DEMO,
             demo_picture=folder / "demo.png",
             demo_prompt="describe the picture",
             recipe=recipe,
