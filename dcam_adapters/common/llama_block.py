@@ -1,7 +1,7 @@
 """The LLaMA key layout: blocks with `self_attn.q_proj`, `mlp.gate_proj`, `input_layernorm`, ..., and their stack.
 
 LLaDA-V and the Dream backbone of LaViDa are published under these names. The mathematics is in
-`transformer.py`, and what callers of this module need of it can be imported from here.
+`transformer.py`.
 """
 
 from __future__ import annotations
@@ -16,33 +16,18 @@ from dcam_adapters.common.config_fields import refuse, require_fields
 from dcam_adapters.common.transformer import (
     AttentionFunction,
     KeysValues,
+    LanguageNetwork,
     RMSNorm,
     Rotary,
-    apply_rotary,
     multi_head_attention,
-    plain_attention,
     rotary_of,
-    rotary_tables,
     run_blocks,
     sdpa_attention,
     swiglu,
     transformer_block,
 )
 
-__all__ = [
-    "AttentionFunction",
-    "LlamaBlock",
-    "LlamaDimensions",
-    "LlamaModel",
-    "RMSNorm",
-    "Rotary",
-    "SelfAttention",
-    "SwiGLU",
-    "apply_rotary",
-    "plain_attention",
-    "rotary_tables",
-    "sdpa_attention",
-]
+__all__ = ["LlamaBlock", "LlamaDimensions", "LlamaModel", "SelfAttention", "SwiGLU"]
 
 
 # Without these a checkpoint's shapes are unknown; every other field has the published value as default.
@@ -216,7 +201,7 @@ class LlamaBlock(nn.Module):
         )
 
 
-class LlamaModel(nn.Module):
+class LlamaModel(LanguageNetwork):
     """Embedding, blocks and final norm: `model` of the published checkpoints.
 
     Args:
@@ -232,27 +217,6 @@ class LlamaModel(nn.Module):
         self.layers = nn.ModuleList(LlamaBlock(dimensions, attention) for _ in range(dimensions.layers))
         self.norm = RMSNorm(dimensions.width, dimensions.epsilon)
 
-    def forward(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        prefix: Sequence[KeysValues] | None = None,
-    ) -> Tensor:
-        """Runs the blocks over merged embeddings; attention is bidirectional.
-
-        Args:
-            inputs_embeds: [B, n, D] embeddings of text and image tokens.
-            attention_mask: None for full attention, else broadcastable to [B, heads, n, prefix rows + n]:
-                bool with True where a row's token may attend to a column's, or additive floating point.
-            position_ids: [n] or [B, n] rotary positions; counted from 0, or on behind the prefix, if None.
-            prefix: keys and values of rows that were computed before (`encode`), batch B or 1.
-
-        Returns:
-            [B, n, D], hidden states after the final norm.
-        """
-        return self.encode(inputs_embeds, attention_mask, position_ids, prefix)[0]
-
     def encode(
         self,
         inputs_embeds: Tensor,
@@ -260,7 +224,7 @@ class LlamaModel(nn.Module):
         position_ids: Tensor | None = None,
         prefix: Sequence[KeysValues] | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """As `forward`, with the keys and values of every block, which may be the `prefix` of a later call."""
+        """See `LanguageNetwork.encode`."""
         dimensions, dtype = self.dimensions, inputs_embeds.dtype
         rotary = rotary_of(inputs_embeds, position_ids, prefix, dimensions.head_dim, dimensions.theta, dtype)
         hidden, keys_values = run_blocks(self.layers, inputs_embeds, rotary, attention_mask, prefix)

@@ -10,7 +10,7 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 import torch
 from PIL import Image
@@ -20,6 +20,7 @@ from dcam_adapters.common.checkpoint import assign_weights, read_generation, wei
 from dcam_adapters.common.language import language_model
 from dcam_adapters.common.layouts import PictureLayout
 from dcam_adapters.common.llava_config import LlavaConfig
+from dcam_adapters.common.masked import MaskedAdapter
 from dcam_adapters.common.merging import merged_prompt, placeholders, several
 from dcam_adapters.common.module_tree import (
     ModulePaths,
@@ -36,7 +37,6 @@ from dcam_adapters.common.prompt import (
     tokenise,
 )
 from dcam_adapters.common.tokenizer import load_tokenizer
-from dcam_core.adapter import Adapter
 from dcam_core.errors import CheckpointError
 from dcam_core.inputs import Inputs, Prefix
 from dcam_core.models import read_config
@@ -60,7 +60,7 @@ IGNORED = (
 ConfigT = TypeVar("ConfigT", bound=LlavaConfig)
 
 
-class LlavaAdapter(Adapter, Generic[ConfigT]):
+class LlavaAdapter(MaskedAdapter[ConfigT]):
     """A model that reads pictures as embeddings in the place of "<image>".
 
     Every denoising step runs the whole sequence unless a cache is asked for, so every step of every block
@@ -202,11 +202,6 @@ class LlavaAdapter(Adapter, Generic[ConfigT]):
     # -- what the model is ---------------------------------------------------------------------------
 
     @property
-    def mask_token_id(self) -> int:
-        """Id of the mask token."""
-        return self.config.mask_token_id
-
-    @property
     def image_size(self) -> int:
         """Side in pixels of every crop."""
         return self.config.vision.image_size
@@ -275,14 +270,10 @@ class LlavaAdapter(Adapter, Generic[ConfigT]):
             CheckpointError: the checkpoint has no tokenizer.
             UsageError: there are more or fewer "<image>" than pictures, or the prompt is too long.
         """
-        if self.tokenizer is None:
-            raise CheckpointError(
-                f"{self.name} has no tokenizer (no tokenizer.json beside its weights), so it cannot read a "
-                "prompt: add the file, or give token ids to prepare_ids"
-            )
+        tokenizer = self._speaking()
         ids = tokenise(
-            self.tokenizer,
-            chat(self.tokenizer, prompt, self.chat_format, pictures=len(several(picture))),
+            tokenizer,
+            chat(tokenizer, prompt, self.chat_format, pictures=len(several(picture))),
             drop_first_token_after_image=self.drop_first_token_after_image,
         )
         return dataclasses.replace(self.prepare_ids(picture, torch.tensor([ids])), prompt=prompt)
@@ -367,9 +358,3 @@ class LlavaAdapter(Adapter, Generic[ConfigT]):
     def _finished(self, logits: Tensor) -> Tensor:
         """[..., V] float32, the vocabulary that counts."""
         return logits[..., : self._vocabulary].float()
-
-    def unconditional(self, inputs: Inputs) -> Inputs:
-        """The prompt, text and picture, replaced by mask tokens (LLaDA's guidance)."""
-        with torch.no_grad():
-            mask = self._embedding(torch.tensor([[self.mask_token_id]], device=self.device))
-        return dataclasses.replace(inputs, embeddings=mask.expand_as(inputs.embeddings))

@@ -14,15 +14,17 @@ so that logits cost only what is asked for.
 
 from __future__ import annotations
 
+from typing import Generic, Protocol, TypeVar
+
 import torch
 from torch import Tensor, nn
 
 from dcam_adapters.common.llama_block import LlamaDimensions, LlamaModel
 from dcam_adapters.common.projector import mlp_projector
 from dcam_adapters.common.siglip import SiglipTower, VisionConfig
-from dcam_adapters.common.transformer import AttentionFunction, RMSNorm, sdpa_attention
+from dcam_adapters.common.transformer import AttentionFunction, sdpa_attention
 
-__all__ = ["LlavaLlama", "LlavaLlamaModel", "VisionParts", "initialise"]
+__all__ = ["LlavaLlama", "LlavaLlamaModel", "VisionParts"]
 
 
 class VisionParts(nn.Module):
@@ -72,12 +74,26 @@ class LlavaLlamaModel(LlamaModel, VisionParts):
         self.add_vision(vision, language.width, vision_attention)
 
 
-class LlavaLlama(nn.Module):
+class LlavaLlamaConfig(Protocol):
+    """What a configuration must tell to build a network of it."""
+
+    @property
+    def language(self) -> LlamaDimensions:
+        """Dimensions of the language model."""
+
+    @property
+    def vision(self) -> VisionConfig:
+        """Dimensions of the tower."""
+
+
+ConfigT = TypeVar("ConfigT", bound=LlavaLlamaConfig)
+
+
+class LlavaLlama(nn.Module, Generic[ConfigT]):
     """The whole network: `model` and `lm_head`.
 
     Args:
-        language: the language model's dimensions.
-        vision: the tower's dimensions.
+        config: the checkpoint's configuration.
         attention: how the language model computes softmax attention (`plain_attention` is the faster
             one in bfloat16 on CPUs).
         vision_attention: transformers' name of the tower's attention, "sdpa" or "eager".
@@ -85,15 +101,17 @@ class LlavaLlama(nn.Module):
 
     def __init__(
         self,
-        language: LlamaDimensions,
-        vision: VisionConfig,
+        config: ConfigT,
         *,
         attention: AttentionFunction = sdpa_attention,
         vision_attention: str = "sdpa",
     ) -> None:
         super().__init__()
-        self.model = LlavaLlamaModel(language, vision, attention=attention, vision_attention=vision_attention)
-        self.lm_head = nn.Linear(language.width, language.vocabulary, bias=False)
+        self.config = config
+        self.model = LlavaLlamaModel(
+            config.language, config.vision, attention=attention, vision_attention=vision_attention
+        )
+        self.lm_head = nn.Linear(config.language.width, config.language.vocabulary, bias=False)
 
     def forward(
         self,
@@ -107,23 +125,3 @@ class LlavaLlama(nn.Module):
         """
         logits: Tensor = self.lm_head(self.model(inputs_embeds, attention_mask, position_ids))
         return logits.float()
-
-
-@torch.no_grad()
-def initialise(network: nn.Module, std: float, generator: torch.Generator | None = None) -> None:
-    """Fresh weights for training from scratch: N(0, std), zero biases, unit norms.
-
-    Args:
-        network: a network whose `model` has `VisionParts`.
-        std: standard deviation.
-        generator: where the random numbers come from; None: PyTorch's global one.
-    """
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
-            module.weight.normal_(0.0, std, generator=generator)
-        if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
-            module.bias.zero_()
-        if isinstance(module, RMSNorm | nn.LayerNorm):
-            module.weight.fill_(1.0)
-    newline = network.get_parameter("model.image_newline")
-    newline.normal_(0.0, len(newline) ** -0.5, generator=generator)

@@ -25,6 +25,7 @@ from dcam_adapters.common.config_fields import refuse, require_fields
 from dcam_adapters.common.transformer import (
     AttentionFunction,
     KeysValues,
+    LanguageNetwork,
     RMSNorm,
     Rotary,
     multi_head_attention,
@@ -230,7 +231,7 @@ class OlmoHead(nn.Linear):
         return super().forward(hidden) * self.scale
 
 
-class OlmoModel(nn.Module):
+class OlmoModel(LanguageNetwork):
     """The language model: `model` of the published checkpoints, which hold `model.transformer.*`.
 
     Args:
@@ -252,27 +253,6 @@ class OlmoModel(nn.Module):
         if not language.weight_tying:
             self.transformer["ff_out"] = OlmoHead(language)
 
-    def forward(
-        self,
-        inputs_embeds: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        prefix: Sequence[KeysValues] | None = None,
-    ) -> Tensor:
-        """Runs the blocks over embeddings; attention is bidirectional.
-
-        Args:
-            inputs_embeds: [B, n, D] embeddings.
-            attention_mask: None for full attention, else broadcastable to [B, heads, n, prefix rows + n]:
-                bool with True where a row's token may attend to a column's, or additive floating point.
-            position_ids: [n] or [B, n] rotary positions; counted from 0, or on behind the prefix, if None.
-            prefix: keys and values of rows that were computed before (`encode`), batch B or 1.
-
-        Returns:
-            [B, n, D], hidden states after the final norm. `logits` makes logits of them.
-        """
-        return self.encode(inputs_embeds, attention_mask, position_ids, prefix)[0]
-
     def encode(
         self,
         inputs_embeds: Tensor,
@@ -280,7 +260,7 @@ class OlmoModel(nn.Module):
         position_ids: Tensor | None = None,
         prefix: Sequence[KeysValues] | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
-        """As `forward`, with the keys and values of every block, which may be the `prefix` of a later call."""
+        """See `LanguageNetwork.encode`."""
         language = self.language
         scaled = inputs_embeds * language.d_model**0.5 if language.input_emb_norm else inputs_embeds
         dtype = torch.float32 if language.rope_full_precision else scaled.dtype

@@ -8,6 +8,7 @@ device is complete once its parameters are assigned.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 __all__ = [
     "AttentionFunction",
     "KeysValues",
+    "LanguageNetwork",
     "RMSNorm",
     "Rotary",
     "apply_rotary",
@@ -232,3 +234,38 @@ def run_blocks(
         hidden, own = block(hidden, rotary, mask, prefix[index] if prefix else None)
         keys_values.append(own)
     return hidden, keys_values
+
+
+class LanguageNetwork(nn.Module, ABC):
+    """Embedding, blocks and final norm of a language model, in whatever key layout; the head is apart."""
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        prefix: Sequence[KeysValues] | None = None,
+    ) -> Tensor:
+        """Runs the blocks over embeddings; attention is bidirectional.
+
+        Args:
+            inputs_embeds: [B, n, D] embeddings of text and image tokens.
+            attention_mask: None for full attention, else broadcastable to [B, heads, n, prefix rows + n]:
+                bool with True where a row's token may attend to a column's, or additive floating point.
+            position_ids: [n] or [B, n] rotary positions; counted from 0, or on behind the prefix, if None.
+            prefix: keys and values of rows that were computed before (`encode`), batch B or 1.
+
+        Returns:
+            [B, n, D], hidden states after the final norm.
+        """
+        return self.encode(inputs_embeds, attention_mask, position_ids, prefix)[0]
+
+    @abstractmethod
+    def encode(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        prefix: Sequence[KeysValues] | None = None,
+    ) -> tuple[Tensor, list[KeysValues]]:
+        """As `forward`, with the keys and values of every block, which may be the `prefix` of a later call."""

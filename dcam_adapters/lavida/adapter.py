@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor, nn
@@ -91,11 +92,8 @@ class LaViDaAdapter(_PooledAdapter[LaViDaLLaDAConfig]):
 
         generation_config.json may give `gen_length`, `block_length` and `steps`.
         """
-        length = int(self._generation.get("gen_length", UPSTREAM_LENGTH))
-        return SamplerSettings(
-            answer_length=length,
-            block_length=int(self._generation.get("block_length", length)),
-            steps=int(self._generation.get("steps", length)),
+        return replace(
+            self._sampler(UPSTREAM_LENGTH),
             stop_sequences=self._stop_sequences,
         )
 

@@ -40,14 +40,12 @@ class LaViDaConfig(LlavaConfig):
         image_aspect_ratio: "anyres", "pad" for one padded square crop, anything else for one squashed.
         image_grid_pinpoints: (width, height) of every canvas the any-resolution split may choose.
         mm_spatial_pool_mode: how the tokens of a crop are pooled: "bilinear", "average" or "max".
-        initializer_range: standard deviation of fresh weights.
     """
 
     image_aspect_ratio: str = "anyres"
     image_grid_pinpoints: tuple[tuple[int, int], ...] = PUBLISHED_CANVASES
     tokenizer_model_max_length: int | None = 4096
     mm_spatial_pool_mode: str = "bilinear"
-    initializer_range: float = 0.02
 
     default_mask_token_id: ClassVar[int]
 
@@ -69,8 +67,6 @@ class LaViDaConfig(LlavaConfig):
             refuse("mm_spatial_pool_mode", mode, " or ".join(map(repr, POOLING_MODES)), family=FAMILY)
         if values.get("mm_resampler_type"):
             refuse("mm_resampler_type", values["mm_resampler_type"], "null", family=FAMILY)
-        if values.get("initializer_range") is not None:
-            found["initializer_range"] = values["initializer_range"]
         return found | {"mm_spatial_pool_mode": mode}
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
-from dcam_adapters.common.llava_network import LlavaLlama, VisionParts, initialise
+from dcam_adapters.common.llava_network import LlavaLlama, VisionParts
 from dcam_adapters.common.olmo import OlmoConfig, OlmoModel
 from dcam_adapters.common.siglip import VisionConfig
 from dcam_adapters.common.transformer import AttentionFunction, sdpa_attention
@@ -68,28 +67,6 @@ class LaViDaLLaDA(nn.Module):
         """[B, n, D] merged embeddings -> [B, n, V] float32 logits; row p predicts token p itself."""
         return self.model.logits(self.model(inputs_embeds, attention_mask, position_ids)).float()
 
-    def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Fresh weights for training from scratch; see `dcam_adapters.common.llava_network.initialise`."""
-        initialise(self, self.config.initializer_range, generator)
 
-
-class LaViDaDream(LlavaLlama):
-    """LaViDa on Dream-7B: `model` and `lm_head`; row p of the logits predicts token p + 1.
-
-    Args:
-        config: the checkpoint's configuration.
-        attention: how the language model computes softmax attention.
-        vision_attention: transformers' name of the tower's attention, "sdpa" or "eager".
-    """
-
-    def __init__(
-        self,
-        config: LaViDaDreamConfig,
-        *,
-        attention: AttentionFunction = sdpa_attention,
-        vision_attention: str = "sdpa",
-    ) -> None:
-        super().__init__(
-            config.language, config.vision, attention=attention, vision_attention=vision_attention
-        )
-        self.config = config
+class LaViDaDream(LlavaLlama[LaViDaDreamConfig]):
+    """LaViDa on Dream-7B: `model` and `lm_head`; row p of the logits predicts token p + 1."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import ClassVar
 
 from dcam_adapters.common.dllm_cache import DllmCache, is_exact, stale_image_span
@@ -47,11 +48,8 @@ class LLaDAVAdapter(LlavaAdapter[LLaDAVConfig]):
         generation_config.json may give `gen_length`, `block_length` and `steps`.
         """
         vocabulary = self._vocabulary or self.config.vocab_size
-        length = int(self._generation.get("gen_length", UPSTREAM_LENGTH))
-        return SamplerSettings(
-            answer_length=length,
-            block_length=int(self._generation.get("block_length", length)),
-            steps=int(self._generation.get("steps", length)),
+        return replace(
+            self._sampler(UPSTREAM_LENGTH),
             # Ids beyond the vocabulary cannot be chosen anyway.
             suppressed_ids=tuple(token for token in self.config.suppressed_token_ids if token < vocabulary),
             stop_sequences=self._stop_sequences,

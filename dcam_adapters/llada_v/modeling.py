@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
-from dcam_adapters.common.llava_network import LlavaLlama, initialise
-from dcam_adapters.common.transformer import AttentionFunction, sdpa_attention
+from dcam_adapters.common.llava_network import LlavaLlama
+from dcam_adapters.common.transformer import RMSNorm
 from dcam_adapters.llada_v.config import LLaDAVConfig
 
 __all__ = ["LLaDAV"]
 
 
-class LLaDAV(LlavaLlama):
-    """The whole network: `model` and `lm_head`.
+class LLaDAV(LlavaLlama[LLaDAVConfig]):
+    """The whole network: `model` and `lm_head`; row p of the logits predicts token p itself."""
 
-    Args:
-        config: the checkpoint's configuration.
-        attention: how the language model computes softmax attention (`plain_attention` is the faster
-            one in bfloat16 on CPUs).
-        vision_attention: transformers' name of the tower's attention, "sdpa" or "eager".
-    """
-
-    def __init__(
-        self,
-        config: LLaDAVConfig,
-        *,
-        attention: AttentionFunction = sdpa_attention,
-        vision_attention: str = "sdpa",
-    ) -> None:
-        super().__init__(
-            config.language, config.vision, attention=attention, vision_attention=vision_attention
-        )
-        self.config = config
-
+    @torch.no_grad()
     def initialise(self, generator: torch.Generator | None = None) -> None:
-        """Fresh weights for training from scratch; see `dcam_adapters.common.llava_network.initialise`."""
-        initialise(self, self.config.initializer_range, generator)
+        """Fresh weights for training from scratch: N(0, initializer_range), zero biases, unit norms.
+
+        Args:
+            generator: where the random numbers come from; None: PyTorch's global one.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d):
+                module.weight.normal_(0.0, self.config.initializer_range, generator=generator)
+            if isinstance(module, nn.Linear | nn.Conv2d) and module.bias is not None:
+                module.bias.zero_()
+            if isinstance(module, RMSNorm | nn.LayerNorm):
+                module.weight.fill_(1.0)
+        newline = self.get_parameter("model.image_newline")
+        newline.normal_(0.0, len(newline) ** -0.5, generator=generator)

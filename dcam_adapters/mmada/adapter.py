@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dcam_adapters.common.checkpoint import assign_weights, read_generation, weight_files
 from dcam_adapters.common.language import language_model
+from dcam_adapters.common.masked import MaskedAdapter
 from dcam_adapters.common.merging import several
 from dcam_adapters.common.module_tree import require_modules, unwrapped
 from dcam_adapters.common.olmo import OlmoModel
@@ -30,7 +31,6 @@ from dcam_adapters.mmada.layout import IMAGE_START, PictureLayout
 from dcam_adapters.mmada.magvit import Magvit
 from dcam_adapters.mmada.modeling import Head, MMaDA
 from dcam_adapters.mmada.prompt import STOPS, chat, tokenise, whole_prompt
-from dcam_core.adapter import Adapter
 from dcam_core.denoising.settings import SamplerSettings
 from dcam_core.errors import CheckpointError, ConfigurationError, UsageError
 from dcam_core.inputs import Inputs, Prefix
@@ -52,7 +52,7 @@ UPSTREAM_LENGTH = 128
 """Answer length, block length and steps where upstream's generation function is given none (spec, section 7)."""
 
 
-class MMaDAAdapter(Adapter):
+class MMaDAAdapter(MaskedAdapter[MMaDAConfig]):
     """MMaDA's understanding path: a masked-diffusion LLaDA that reads a picture as ids of its own vocabulary.
 
     Every denoising step runs the whole sequence, image tokens included, so every step is structurally valid.
@@ -175,11 +175,6 @@ class MMaDAAdapter(Adapter):
     # -- what the model is ---------------------------------------------------------------------------
 
     @property
-    def mask_token_id(self) -> int:
-        """Id of `<|mdm_mask|>`."""
-        return self.config.mask_token_id
-
-    @property
     def image_size(self) -> int:
         """Side R in pixels of the square: image tokens per side times the image tokenizer's factor."""
         return self.config.cells * cell_side(self.vq)
@@ -195,11 +190,8 @@ class MMaDAAdapter(Adapter):
 
         Only the end differs, see `dcam_adapters.mmada.prompt.STOPS`.
         """
-        length = int(self._generation.get("gen_length", UPSTREAM_LENGTH))
-        return SamplerSettings(
-            answer_length=length,
-            block_length=int(self._generation.get("block_length", length)),
-            steps=int(self._generation.get("steps", length)),
+        return dataclasses.replace(
+            self._sampler(UPSTREAM_LENGTH),
             stop_sequences=stop_sequences(self.tokenizer, STOPS, family=FAMILY),
         )
 
@@ -226,13 +218,9 @@ class MMaDAAdapter(Adapter):
             CheckpointError: the checkpoint has no tokenizer.
             UsageError: the prompt says where the picture goes, or there are several pictures.
         """
-        if self.tokenizer is None:
-            raise CheckpointError(
-                f"{self.name} has no tokenizer (no tokenizer.json beside its weights), so it cannot read a "
-                "prompt: add the file, or give token ids to prepare_ids"
-            )
-        text = chat(self.tokenizer, prompt, single_newline=self.single_newline)
-        ids = tokenise(self.tokenizer, text)
+        tokenizer = self._speaking()
+        text = chat(tokenizer, prompt, single_newline=self.single_newline)
+        ids = tokenise(tokenizer, text)
         return dataclasses.replace(self.prepare_ids(picture, ids[None]), prompt=prompt)
 
     def prepare_ids(self, picture: Image.Image | Sequence[Image.Image], input_ids: Tensor) -> Inputs:
@@ -291,12 +279,6 @@ class MMaDAAdapter(Adapter):
         prompt = inputs.embeddings.expand(len(states), -1, -1)
         sequence = torch.cat([prompt, answer], dim=1)
         return self._language.logits(sequence, inputs.prompt_length + positions).float()
-
-    def unconditional(self, inputs: Inputs) -> Inputs:
-        """The prompt, text, picture and markers, replaced by mask tokens (spec, section 6)."""
-        with torch.no_grad():
-            mask = self._embedding(torch.tensor([[self.mask_token_id]], device=self.device))
-        return dataclasses.replace(inputs, embeddings=mask.expand_as(inputs.embeddings))
 
 
 def _only(picture: Image.Image | Sequence[Image.Image]) -> Image.Image:

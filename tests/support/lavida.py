@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import Qwen2Config
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RMSNorm, Qwen2RotaryEmbedding
 
-from support.llada_v import SiglipStandIn
+from support import fixtures
+from support.llada_v import add_vision
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "lavida"
+FIXTURES = fixtures.FIXTURES / "lavida"
 NAMES = ("a", "b", "dream")
 
 
 def read(name: str) -> SimpleNamespace:
     """Everything in a fixture folder."""
-    folder = FIXTURES / name
-    return SimpleNamespace(
-        folder=folder,
-        config=json.loads((folder / "config.json").read_text()),
-        facts=json.loads((folder / "parity.json").read_text()),
-        inputs=load_file(folder / "inputs.safetensors"),
-        expected=load_file(folder / "expected.safetensors"),
-        weights=load_file(folder / "model.safetensors"),
-        picture=Image.open(folder / "image.png").convert("RGB"),
-    )
+    return fixtures.read_fixture(FIXTURES / name)
 
 
 def stand_in(fixture: SimpleNamespace) -> nn.Module:
@@ -43,15 +31,6 @@ def stand_in(fixture: SimpleNamespace) -> nn.Module:
     model = kind(fixture.config)
     model.load_state_dict(fixture.weights)
     return model.eval()
-
-
-def _add_vision(module: nn.Module, config: dict[str, Any], width: int) -> None:
-    module.image_newline = nn.Parameter(torch.zeros(width))
-    vision = config["vision_config"]
-    module.mm_projector = nn.Sequential(
-        nn.Linear(vision["hidden_size"], width), nn.GELU(), nn.Linear(width, width)
-    )
-    module.vision_tower = SiglipStandIn(vision)
 
 
 # -- LLaDA: OLMo's names, logits out of the inner model, keys cached before they are rotated -----------------
@@ -86,7 +65,7 @@ class _LLaDAModel(nn.Module):
             }
         )
         self.activation_checkpointing_strategy = "whole_layer"
-        _add_vision(self, config, width)
+        add_vision(self, config, width)
 
     def forward(
         self,
@@ -212,7 +191,7 @@ class _DreamModel(nn.Module):
         self.layers = nn.ModuleList(_TupleLayer(qwen, index) for index in range(qwen.num_hidden_layers))
         self.norm = Qwen2RMSNorm(width, config["rms_norm_eps"])
         self.rotary_emb = Qwen2RotaryEmbedding(qwen)
-        _add_vision(self, config, width)
+        add_vision(self, config, width)
 
     def forward(
         self,

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
-from PIL import Image
-from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
 from transformers import LlamaConfig, PreTrainedTokenizerFast, SiglipVisionConfig
@@ -17,22 +13,15 @@ from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPa
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "llada_v"
+from support import fixtures
+
+FIXTURES = fixtures.FIXTURES / "llada_v"
 NAMES = ("a", "b", "e", "f")
 
 
 def read(name: str) -> SimpleNamespace:
     """Everything in a fixture folder."""
-    folder = FIXTURES / name
-    return SimpleNamespace(
-        folder=folder,
-        config=json.loads((folder / "config.json").read_text()),
-        facts=json.loads((folder / "parity.json").read_text()),
-        inputs=load_file(folder / "inputs.safetensors"),
-        expected=load_file(folder / "expected.safetensors"),
-        weights=load_file(folder / "model.safetensors"),
-        picture=Image.open(folder / "image.png").convert("RGB"),
-    )
+    return fixtures.read_fixture(FIXTURES / name)
 
 
 def word_tokenizer(*, chat_template: str | None = None) -> PreTrainedTokenizerFast:
@@ -78,6 +67,16 @@ class _TupleBlock(LlamaDecoderLayer):
         return (super().forward(hidden, **options),)
 
 
+def add_vision(backbone: nn.Module, config: dict[str, Any], width: int) -> None:
+    """The multimodal parts beside a language model, by the originals' names."""
+    backbone.image_newline = nn.Parameter(torch.zeros(width))
+    vision = config["vision_config"]
+    backbone.mm_projector = nn.Sequential(
+        nn.Linear(vision["hidden_size"], width), nn.GELU(), nn.Linear(width, width)
+    )
+    backbone.vision_tower = SiglipStandIn(vision)
+
+
 class _Backbone(nn.Module):
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
@@ -92,12 +91,7 @@ class _Backbone(nn.Module):
         self.layers = nn.ModuleList(_TupleBlock(llama, index) for index in range(llama.num_hidden_layers))
         self.norm = LlamaRMSNorm(width, config["rms_norm_eps"])
         self.rotary_emb = LlamaRotaryEmbedding(llama)
-        self.image_newline = nn.Parameter(torch.zeros(width))
-        vision = config["vision_config"]
-        self.mm_projector = nn.Sequential(
-            nn.Linear(vision["hidden_size"], width), nn.GELU(), nn.Linear(width, width)
-        )
-        self.vision_tower = SiglipStandIn(vision)
+        add_vision(self, config, width)
 
     def forward(
         self, input_ids: Tensor | None = None, inputs_embeds: Tensor | None = None, use_cache: bool = True

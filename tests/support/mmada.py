@@ -8,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from torch import Tensor, nn
@@ -16,26 +15,20 @@ from transformers import PreTrainedTokenizerFast
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from dcam_adapters.mmada.magvit import Magvit, MagvitConfig
+from support import fixtures
 
-FIXTURES = Path(__file__).parents[1] / "fixtures" / "mmada"
+FIXTURES = fixtures.FIXTURES / "mmada"
 NAMES = ("a", "b")
 
 
 def read(name: str) -> SimpleNamespace:
     """Everything in a fixture folder; `named` is its config.json with the ids that parity.json knows."""
-    folder = FIXTURES / name
-    config = json.loads((folder / "config.json").read_text())
-    facts = json.loads((folder / "parity.json").read_text())
-    return SimpleNamespace(
-        folder=folder,
-        config=config,
-        named={**config, **{key: facts[key] for key in ("image_token_offset", "special_token_ids")}},
-        facts=facts,
-        inputs=load_file(folder / "inputs.safetensors"),
-        expected=load_file(folder / "expected.safetensors"),
-        weights=load_file(folder / "model.safetensors"),
-        picture=Image.open(folder / "image.png").convert("RGB"),
-    )
+    found = fixtures.read_fixture(FIXTURES / name)
+    found.named = {
+        **found.config,
+        **{key: found.facts[key] for key in ("image_token_offset", "special_token_ids")},
+    }
+    return found
 
 
 def word_tokenizer(*, chat_template: str | None = None) -> PreTrainedTokenizerFast:

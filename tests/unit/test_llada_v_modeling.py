@@ -6,9 +6,8 @@ import pytest
 import torch
 from support.llada_v import read
 
-from dcam_adapters.common.llama_block import (
-    LlamaBlock,
-    LlamaDimensions,
+from dcam_adapters.common.llama_block import LlamaBlock, LlamaDimensions
+from dcam_adapters.common.transformer import (
     RMSNorm,
     apply_rotary,
     plain_attention,

@@ -18,6 +18,7 @@ from dcam_adapters.common.transformer import plain_attention
 from dcam_adapters.embedded.training import configs
 from dcam_adapters.embedded.training import scenes as scene_arrays
 from dcam_adapters.embedded.training.conversations import Conversations, build_tokenizer
+from dcam_adapters.embedded.training.curriculum import CURRICULUM, phase_at
 from dcam_adapters.embedded.training.evaluation import accuracy, named_objects
 from dcam_adapters.embedded.training.initialisation import initialise_tower, resampled_tower
 from dcam_adapters.embedded.training.language import LanguageStage
@@ -25,8 +26,7 @@ from dcam_adapters.embedded.training.optimisation import Schedule
 from dcam_adapters.embedded.training.prompts import Frame, PromptIds
 from dcam_adapters.embedded.training.recipe import Recipe, miniature, train_lavida, train_llada_v
 from dcam_adapters.embedded.training.segments import (
-    CAPTIONS,
-    QUESTIONS,
+    EARLY_TIME,
     PackedBatch,
     PackedBatches,
     attention_mask,
@@ -42,6 +42,7 @@ from dcam_plugins.scenes import Scenes
 
 OBJECTS = [("circle", "red"), ("star", "blue"), ("circle", "orange")]
 STEPS = 60
+DRAWN = {"views": 2, "size": 3, "curriculum": CURRICULUM, "steps": STEPS, "seed": 5}
 BEFORE, BEHIND = "<|startoftext|><|start_header_id|>user<|end_header_id|>\n\n", "\n"
 AFTER = "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
 FAMILIES = {"llada-v": (LLaDAVAdapter, configs.llada_v, 8), "lavida": (LaViDaAdapter, configs.lavida, 6)}
@@ -72,7 +73,7 @@ def prompts(tokenizer):
 
 @pytest.fixture(scope="module")
 def batches(rendered, conversations, prompts):
-    return PackedBatches(rendered, conversations, prompts, views=2, size=3, steps=STEPS, seed=5)
+    return PackedBatches(rendered, conversations, prompts, **DRAWN)
 
 
 def first(batches: PackedBatches, *, packed: bool, views: tuple[int, ...] | None = None) -> PackedBatch:
@@ -173,9 +174,7 @@ def test_mirrored_scenes_are_mirrored_in_every_respect(rendered):
 
 @pytest.mark.parametrize("start", [0, 7])
 def test_a_resumed_training_draws_what_it_would_have_drawn(rendered, batches, start):
-    resumed = PackedBatches(
-        rendered, batches.conversations, batches.prompts, views=2, size=3, steps=STEPS, seed=5, start=start
-    )
+    resumed = PackedBatches(rendered, batches.conversations, batches.prompts, **DRAWN, start=start)
     for number, batch in zip(range(start, start + 4), resumed, strict=False):
         expected = batches.batch(number)
         assert torch.equal(batch.pixels, expected.pixels)
@@ -188,12 +187,32 @@ def test_a_resumed_training_draws_what_it_would_have_drawn(rendered, batches, st
     assert all(torch.equal(one, other) for one, other in zip(*map(next, patches), strict=True))
 
 
-def test_the_two_captions_of_a_packed_picture_hide_complementary_tokens(batches):
+def test_the_first_two_captions_of_a_packed_picture_hide_complementary_tokens(batches):
     captions = first(batches, packed=True).groups[0]
-    assert captions.ids.shape[1] == CAPTIONS == 2
+    assert captions.ids.shape[1] == CURRICULUM[0].captions == 2
     hidden = captions.weights[:, :, 1:] > 0
     assert torch.equal(hidden[:, 0], ~hidden[:, 1])
     assert torch.equal(captions.targets[:, 0], captions.targets[:, 1])
+
+
+def test_further_captions_are_hidden_as_early_in_the_denoising(batches):
+    hidden = torch.cat(
+        [
+            batch.groups[0].weights[:, 2:, 1:] > 0
+            for batch in map(batches.batch, range(STEPS // 2, STEPS))
+            if batch.packed
+        ]
+    )
+    assert hidden.shape[1] == CURRICULUM[-1].captions - 2 > 0
+    assert abs(hidden.double().mean() - (1 + EARLY_TIME) / 2) < 0.05
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.999])
+def test_the_phases_of_the_training_follow_each_other(share):
+    phase = phase_at(CURRICULUM, share)
+    assert share < phase.until
+    assert all(share >= before.until for before in CURRICULUM[: CURRICULUM.index(phase)])
+    assert CURRICULUM[-1].until == 1
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -342,11 +361,11 @@ def test_packed_segments_do_not_disturb_one_another(stage, batches):
     changed[:, 2] = 9
     plain, other = (
         stage.logits(batch._replace(groups=(captions, questions._replace(ids=ids))))[1].unflatten(
-            1, (QUESTIONS, -1)
+            1, (questions.ids.shape[1], -1)
         )
         for ids in (questions.ids, changed)
     )
-    others = [place for place in range(QUESTIONS) if place != 2]
+    others = [place for place in range(questions.ids.shape[1]) if place != 2]
     assert torch.allclose(plain[:, others], other[:, others], atol=1e-5)
     assert not torch.allclose(plain[:, 2], other[:, 2], atol=1e-2)
 

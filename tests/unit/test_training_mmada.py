@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from dcam_adapters.embedded.training import scenes as scene_arrays
 from dcam_adapters.embedded.training.conversations import Conversations, build_tokenizer
+from dcam_adapters.embedded.training.curriculum import CURRICULUM
 from dcam_adapters.embedded.training.language import LanguageStage
 from dcam_adapters.embedded.training.mmada import FRAME_TOKENS, MMaDAStudent, miniature_mmada, train_mmada
 from dcam_adapters.embedded.training.optimisation import Schedule
@@ -105,7 +106,9 @@ def stage():
 def test_training_computes_what_the_adapter_computes(stage, rendered):
     stage, tokenizer, prompts = stage
     adapter = stage.student.adapter()
-    batches = PackedBatches(rendered, stage.conversations, prompts, views=1, size=2, steps=100, seed=1)
+    batches = PackedBatches(
+        rendered, stage.conversations, prompts, views=1, size=2, curriculum=CURRICULUM, steps=100, seed=1
+    )
     batch = next(batch for batch in (batches.batch(number) for number in range(100)) if not batch.packed)
     (logits,) = stage.logits(batch)
     for row, pixels in enumerate(batch.pixels):

@@ -137,11 +137,11 @@ class Conversations:
     def question(self, objects: Objects, random: np.random.Generator) -> tuple[str, str]:
         """A short question of a random kind."""
         draw = random.random()
-        if draw < 0.4 and (asked := self.what_colour(objects, random)):
+        if draw < 0.35 and (asked := self.what_colour(objects, random)):
             return asked
-        if draw < 0.65 and (asked := self.what_object(objects, random)):
+        if draw < 0.55 and (asked := self.what_object(objects, random)):
             return asked
-        return self.is_there(objects, random) if draw < 0.92 else self.how_many(objects, random)
+        return self.is_there(objects, random) if draw < 0.8 else self.how_many(objects, random)
 
 
 KINDS = ("describe", "describe_otherwise", "what_colour", "what_object", "is_there", "how_many")

@@ -23,6 +23,7 @@ from dcam_adapters.common.llava import LlavaAdapter
 from dcam_adapters.common.siglip import VisionConfig
 from dcam_adapters.embedded.training import configs
 from dcam_adapters.embedded.training.conversations import Conversations, build_tokenizer
+from dcam_adapters.embedded.training.curriculum import CURRICULUM, Phase
 from dcam_adapters.embedded.training.initialisation import resampled_tower
 from dcam_adapters.embedded.training.language import LanguageStage
 from dcam_adapters.embedded.training.optimisation import Schedule
@@ -52,6 +53,7 @@ class Recipe:
         tower: schedule of stage 1.
         refinement: schedule for a tower that goes on with patches of another size.
         language: schedule of stage 2.
+        curriculum: what its batches consist of as it goes on.
         validate_every: steps between two validations.
         save_every: steps between two checkpoints.
         size: side of the pictures in pixels.
@@ -72,6 +74,7 @@ class Recipe:
     language: Schedule = field(
         default_factory=lambda: Schedule(steps=3200, batch=16, warmup=100, average=0.995)
     )
+    curriculum: tuple[Phase, ...] = CURRICULUM
     validate_every: int = 800
     save_every: int = 250
     size: int = 96
@@ -249,6 +252,7 @@ class Workplace:
                 prompts,
                 views=student.views,
                 size=schedule.batch,
+                curriculum=recipe.curriculum,
                 steps=schedule.steps,
                 seed=self.seed,
                 start=first,

@@ -18,39 +18,20 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from dcam_adapters.embedded.training.conversations import Conversations
+from dcam_adapters.embedded.training.curriculum import Phase, Views, phase_at
 from dcam_adapters.embedded.training.prompts import PromptIds
 from dcam_adapters.embedded.training.scenes import SceneArrays
 
 __all__ = ["PackedBatch", "PackedBatches", "Segments", "attention_mask", "segment_positions"]
 
-CAPTIONS, QUESTIONS = 2, 8
-"""Segments of each kind per picture in a packed batch; the captions are one caption with complementary masks."""
-
 SHORT_ANSWER = 2
 """Positions of the answer region of a packed question: its one word and the stop token. The whole region is
 trained where a question stands alone."""
 
-QUESTION_SHARE = 0.5
-"""Share of questions among segments that stand alone."""
-
-SHARE_PACKED = 0.95
-"""Share of packed batches until the last phase."""
-
-LAST_PHASE = 0.7
-"""Share of the training after which only a part of the batches is packed: the whole region, and text that the
-picture reads, are how the model is used."""
-
-SHARE_PACKED_LAST = 0.4
-
-FIRST_VIEW_UNTIL = 0.3
-"""Share of the training in which the picture is shown in its first view only: looking things up is learnt sooner
-where they are always at the same places."""
-
-ALL_VIEWS_FROM = 0.6
-"""Share of the training after which the picture is shown in all its views. Between the two, each batch shows one of
-them, at that view's own positions: less work, and no view is favoured."""
-
 LOWEST_TIME = 0.02
+EARLY_TIME = 0.6
+"""Lowest time of captions that are trained early in the denoising. What is decided there, the answer keeps."""
+
 QUESTION_TIME = 0.3
 """Questions have answers of one word: at early times it would mostly be visible, and nothing learnt."""
 
@@ -110,7 +91,8 @@ class PackedBatches(IterableDataset[PackedBatch]):
         prompts: its token ids.
         views: number of views that the family shows of a picture.
         size: pictures in a batch.
-        steps: length of the training, by which the share of packed batches is set.
+        curriculum: what batches consist of as the training goes on.
+        steps: length of the training.
         seed: seed of the draws; batch number n is the same whatever came before it.
         start: number of the first batch.
     """
@@ -123,12 +105,14 @@ class PackedBatches(IterableDataset[PackedBatch]):
         *,
         views: int,
         size: int,
+        curriculum: tuple[Phase, ...],
         steps: int,
         seed: int,
         start: int = 0,
     ) -> None:
         self.scenes, self.conversations, self.prompts = scenes, conversations, prompts
-        self.views, self.size, self.steps, self.seed, self.start = views, size, steps, seed, start
+        self.views, self.size, self.seed, self.start = views, size, seed, start
+        self.curriculum, self.steps = curriculum, steps
 
     def __iter__(self) -> Iterator[PackedBatch]:
         number = self.start
@@ -139,26 +123,29 @@ class PackedBatches(IterableDataset[PackedBatch]):
     def batch(self, number: int) -> PackedBatch:
         """Batch `number` of the training."""
         random = np.random.default_rng([self.seed, number])
-        share = SHARE_PACKED if number < LAST_PHASE * self.steps else SHARE_PACKED_LAST
-        packed = bool(random.random() < share)
+        phase = phase_at(self.curriculum, number / self.steps)
+        packed = bool(random.random() < phase.packed)
         indices = random.integers(0, len(self.scenes), self.size)
         pixels, _, objects = self.scenes.batch(indices, mirrored=random.random() < 0.5)
         said = [
-            self._packed(names, random) if packed else self._alone(names, random)
+            self._packed(names, phase, random) if packed else self._alone(names, phase, random)
             for names in self._names(objects)
         ]
         return PackedBatch(
             pixels=pixels,
             groups=tuple(self._stacked(rows) for rows in zip(*said, strict=True)),
             packed=packed,
-            views=self._views(number, int(random.integers(self.views))),
+            views=self._views(phase.views, random),
         )
 
-    def _views(self, number: int, drawn: int) -> tuple[int, ...]:
-        """The views that batch `number` shows, one of them drawn before."""
-        if number < FIRST_VIEW_UNTIL * self.steps:
-            return (0,)
-        return (drawn,) if number < ALL_VIEWS_FROM * self.steps else tuple(range(self.views))
+    def _views(self, shown: Views, random: np.random.Generator) -> tuple[int, ...]:
+        match shown:
+            case Views.FIRST:
+                return (0,)
+            case Views.ONE:
+                return (int(random.integers(self.views)),)
+            case Views.ALL:
+                return tuple(range(self.views))
 
     def _names(self, objects: Tensor) -> Iterator[list[tuple[str, str]]]:
         """(shape, colour) words of every scene."""
@@ -166,22 +153,25 @@ class PackedBatches(IterableDataset[PackedBatch]):
         for scene in objects.tolist():
             yield [(shapes[shape - 1], colours[colour - 1]) for shape, colour in scene if shape]
 
-    def _packed(self, names: list[tuple[str, str]], random: np.random.Generator) -> list[list[_Segment]]:
-        """The caption twice, with complementary masks; and short questions, their answers masked."""
+    def _packed(
+        self, names: list[tuple[str, str]], phase: Phase, random: np.random.Generator
+    ) -> list[list[_Segment]]:
+        """The caption several times, masked differently; and short questions, their answers masked."""
         region = self.prompts.answer_length
         caption = self.conversations.caption(names, random)
         time, hidden = _masked(region, LOWEST_TIME, random)
-        captions = [
-            self._segment(*caption, region, time, hidden),
-            self._segment(*caption, region, 1 - time, ~hidden),
-        ]
+        masks = [(time, hidden), (1 - time, ~hidden)]
+        masks += [_masked(region, EARLY_TIME, random) for _ in range(phase.captions - len(masks))]
+        captions = [self._segment(*caption, region, *mask) for mask in masks]
         whole = np.ones(SHORT_ANSWER, bool)
-        asked = [self.conversations.question(names, random) for _ in range(QUESTIONS)]
+        asked = [self.conversations.question(names, random) for _ in range(phase.questions)]
         return [captions, [self._segment(*pair, SHORT_ANSWER, 1.0, whole) for pair in asked]]
 
-    def _alone(self, names: list[tuple[str, str]], random: np.random.Generator) -> list[list[_Segment]]:
+    def _alone(
+        self, names: list[tuple[str, str]], phase: Phase, random: np.random.Generator
+    ) -> list[list[_Segment]]:
         """One conversation with its whole answer region."""
-        asks = random.random() < QUESTION_SHARE
+        asks = random.random() < phase.questions_alone
         draw = self.conversations.question if asks else self.conversations.caption
         time, hidden = _masked(self.prompts.answer_length, QUESTION_TIME if asks else LOWEST_TIME, random)
         return [[self._segment(*draw(names, random), len(hidden), time, hidden)]]
