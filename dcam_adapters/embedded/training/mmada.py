@@ -9,9 +9,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dcam_adapters.common.transformer import AttentionFunction
@@ -22,7 +21,6 @@ from dcam_adapters.embedded.training.prompts import Frame
 from dcam_adapters.embedded.training.recipe import Recipe, Workplace, miniature
 from dcam_adapters.embedded.training.scenes import SceneArrays, SceneDataset
 from dcam_adapters.embedded.training.students import QUESTION, Student, half_attention
-from dcam_adapters.embedded.training.tower import PatchBatches, validation_batches
 from dcam_adapters.embedded.training.vq import PictureTokenizerStage
 from dcam_adapters.mmada.adapter import MMaDAAdapter
 from dcam_adapters.mmada.config import MMaDAConfig
@@ -214,21 +212,16 @@ def _picture_tokenizer(
     place: Workplace, recipe: MMaDARecipe, scenes: SceneArrays, validation: SceneArrays
 ) -> Magvit:
     """Stage 1: the image tokenizer, with the weights that are shipped."""
-    vq, done = Magvit(recipe.magvit), place.out / "magvit.safetensors"
-    if not done.is_file():
-        L.seed_everything(place.seed)
-        schedule, dataset = recipe.picture_tokenizer, place.dataset
+    schedule, dataset = recipe.picture_tokenizer, place.dataset
+
+    def train() -> nn.Module:
         stage = PictureTokenizerStage(recipe.magvit, len(dataset.shapes), len(dataset.colours), schedule)
-        place.fit(
-            stage,
-            lambda first: PatchBatches(scenes, schedule.batch, place.seed, first),
-            validation_batches(validation, schedule.batch),
-            schedule,
-            "magvit",
-        )
-        save_file({name: _half(value) for name, value in stage.tokenizer.state_dict().items()}, done)
-    # Rounded to half precision from here on: the language model learns the codes that users will get.
-    vq.load_state_dict(load_file(done))
+        place.fit_patches(stage, scenes, validation, schedule, "magvit")
+        # Rounded to half precision from here on: the language model learns the codes that users will get.
+        return stage.tokenizer.half()
+
+    vq = Magvit(recipe.magvit)
+    vq.load_state_dict(place.once("magvit", train))
     return vq.eval()
 
 

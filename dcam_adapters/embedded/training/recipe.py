@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 import numpy as np
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dcam_adapters.common.llava import LlavaAdapter
@@ -164,7 +164,38 @@ class Workplace:
         every = {"validate_every": recipe.validate_every, "save_every": recipe.save_every}
         fit(stage, batches, validation, schedule, self.out / name, **every)
 
+    def once(self, name: str, train: Callable[[], nn.Module]) -> dict[str, Tensor]:
+        """Weights that a stage leaves: trained, seeded anew, if the folder does not hold them yet.
+
+        Args:
+            name: of the file that keeps them, without its ending.
+            train: trains, and gives the module with these weights.
+        """
+        done = self.out / f"{name}.safetensors"
+        if not done.is_file():
+            L.seed_everything(self.seed)
+            trained = train().state_dict()
+            save_file({key: value.contiguous() for key, value in trained.items()}, done)
+        return load_file(done)
+
     # -- stage 1 -------------------------------------------------------------------------------------
+
+    def fit_patches(
+        self,
+        stage: L.LightningModule,
+        scenes: SceneArrays,
+        validation: SceneArrays,
+        schedule: Schedule,
+        name: str,
+    ) -> None:
+        """Trains a stage that tells what every patch shows."""
+        self.fit(
+            stage,
+            lambda first: PatchBatches(scenes, schedule.batch, self.seed, first),
+            validation_batches(validation, schedule.batch),
+            schedule,
+            name,
+        )
 
     def tower(self, vision: VisionConfig) -> dict[str, Tensor]:
         """Weights of the tower, trained from scratch."""
@@ -179,22 +210,15 @@ class Workplace:
     def _tower(
         self, name: str, vision: VisionConfig, schedule: Schedule, start: Mapping[str, Tensor] | None
     ) -> dict[str, Tensor]:
-        done = self.out / f"{name}.safetensors"
-        if not done.is_file():
-            L.seed_everything(self.seed)
+        def train() -> nn.Module:
             scenes, validation = (self.scenes(split, vision.patch_size) for split in ("train", "validation"))
             stage = TowerStage(vision, len(self.dataset.shapes), len(self.dataset.colours), schedule)
             if start is not None:
                 stage.tower.load_state_dict(start)
-            self.fit(
-                stage,
-                lambda first: PatchBatches(scenes, schedule.batch, self.seed, first),
-                validation_batches(validation, schedule.batch),
-                schedule,
-                name,
-            )
-            save_file({key: value.contiguous() for key, value in stage.tower.state_dict().items()}, done)
-        return load_file(done)
+            self.fit_patches(stage, scenes, validation, schedule, name)
+            return stage.tower
+
+        return self.once(name, train)
 
     # -- stage 2 -------------------------------------------------------------------------------------
 
