@@ -24,13 +24,17 @@ _EXPORTS = {
     "DcamError": "errors",
     "Explainer": "explainer",
     "Explanation": "results.explanation",
+    "ExplanationDataset": "dataset",
     "GradientTarget": "probing.gradient_targets",
     "ImageView": "inputs",
     "Inputs": "inputs",
+    "Metric": "metric",
     "PluginManager": "plugins",
     "ProbeState": "probing.mask_steps",
     "Refiner": "refiner",
     "RefinerContext": "refiner",
+    "Sample": "dataset",
+    "SampleObject": "dataset",
     "SamplerSettings": "denoising.settings",
     "Trajectory": "denoising.trajectory",
     "default_manager": "plugins",
@@ -46,13 +50,17 @@ __all__ = [
     "DcamError",
     "Explainer",
     "Explanation",
+    "ExplanationDataset",
     "GradientTarget",
     "ImageView",
     "Inputs",
+    "Metric",
     "PluginManager",
     "ProbeState",
     "Refiner",
     "RefinerContext",
+    "Sample",
+    "SampleObject",
     "SamplerSettings",
     "Trajectory",
     "__version__",
@@ -66,12 +74,14 @@ __all__ = [
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
     from dcam_core.attribution import Attribution
+    from dcam_core.dataset import ExplanationDataset, Sample, SampleObject
     from dcam_core.denoising.settings import SamplerSettings
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.errors import DcamError
     from dcam_core.explainer import Explainer
     from dcam_core.hookspecs import hookimpl
     from dcam_core.inputs import ImageView, Inputs
+    from dcam_core.metric import Metric
     from dcam_core.models import load_model, wrap_model
     from dcam_core.plugins import PluginManager, default_manager
     from dcam_core.probing.gradient_targets import GradientTarget

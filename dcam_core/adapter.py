@@ -94,13 +94,17 @@ class Adapter(ABC):
 
     @property
     @abstractmethod
-    def mask_token_id(self) -> int:
-        """Id of the token that stands for "not decided yet"."""
+    def mask_token_id(self) -> int | None:
+        """Id of the token that stands for "not decided yet".
+
+        None: there is no such token, for instance because undecided positions hold random ones. Such a family
+        overrides `hidden` and `denoise`.
+        """
 
     @property
     @abstractmethod
     def image_size(self) -> int:
-        """Side, in pixels, of the square picture that the vision tower reads."""
+        """Side, in pixels, of the square picture that the vision tower reads; of the largest one, if sizes vary."""
 
     @property
     @abstractmethod
@@ -166,6 +170,10 @@ class Adapter(ABC):
         pattern. It is differentiable, sets no grad mode of its own, and computes logits only at
         `positions`.
 
+        A family whose steps hand on more than ids (self-conditioning; `Trajectory.conditioning`) takes a further
+        keyword, `conditioning: Sequence[C | None]`, one item for each state. It is passed only if a state has one;
+        an item that is None, or no `conditioning` at all, is what the first step reads.
+
         Args:
             inputs: the prepared prompt.
             states: [B, G] int64, ids of the answer region, on the model's device.
@@ -210,11 +218,34 @@ class Adapter(ABC):
         """Write the answer and record how. The shared sampler, unless the family differs.
 
         Raises:
-            ConfigurationError: the family does not offer `settings.cache`.
+            ConfigurationError: the family does not offer `settings.cache`, or has no mask token and no sampler of
+                its own.
         """
         if settings.cache is not None and settings.cache not in self.caches:
             raise ConfigurationError(_no_cache(self, settings.cache))
         return denoise(self, inputs, settings, on_step)
+
+    def hidden(self, ids: Tensor, positions: Sequence[int]) -> Tensor:
+        """The same answer with some positions undecided again: here, mask tokens in their place.
+
+        Args:
+            ids: [G] int64 on the CPU, ids of the answer region.
+            positions: answer positions.
+
+        Returns:
+            [G] int64, a new tensor; the same for the same arguments.
+
+        Raises:
+            ConfigurationError: the family has no mask token, and does not say what stands in place of it.
+        """
+        if self.mask_token_id is None:
+            raise ConfigurationError(
+                f"{self.family} has no mask token, and its adapter does not say what an undecided position holds: "
+                "it must override `hidden`"
+            )
+        hidden = ids.clone()
+        hidden[list(positions)] = self.mask_token_id
+        return hidden
 
     def invalid_reason(self, trajectory: Trajectory, step: int) -> str | None:
         """Why a recorded step cannot be probed, or None if it can.

@@ -18,8 +18,10 @@ class Attribution(nn.Module, ABC):
     is smoothed, gated or normalised on the grid is a `Refiner`'s business, and comes later.
 
     Subclasses take their parameters as keyword arguments of `__init__` (a method preset gives them by name)
-    and implement `forward` as a pure function: no randomness, nothing written into the inputs, any device and
-    floating dtype, no reading looking at another one.
+    and implement `forward` as a pure function: no randomness, nothing written into the inputs, any device,
+    memory layout and floating dtype, no reading looking at another one, so that a reading gets the same evidence
+    alone and in a batch. The order of the tokens means nothing: where they are permuted, their evidence is
+    permuted alike. Whatever it keeps lies in attributes, buffers and parameters, so that a copy does the same.
 
     Example:
         >>> import torch
@@ -37,10 +39,12 @@ class Attribution(nn.Module, ABC):
         Args:
             activations: [B, N, C] output of the probed module at the N image tokens, for B readings (a
                 reading is one target in one replayed state). Readings of the same state may share memory.
-            gradients: [B, N, C] derivative of each reading's scalar with respect to `activations`.
+                B may be 0, and N may be 1.
+            gradients: [B, N, C] derivative of each reading's scalar with respect to `activations`; it may be
+                zero everywhere.
 
         Returns:
             [B, N] finite raw evidence per image token, >= 0, larger meaning more, in no particular unit:
-            the engine normalises each map. The dtype is that of the inputs, and float32 where they are
-            half precision, because sums over thousands of channels do not fit there.
+            the engine normalises each map. Device and dtype are those of the inputs, and the dtype is float32
+            where they are half precision, because sums over thousands of channels do not fit there.
         """

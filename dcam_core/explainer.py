@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -12,15 +11,18 @@ from PIL import Image
 from torch import Tensor
 
 import dcam_core
-from dcam_core.adapter import Adapter
+from dcam_core.adapter import Adapter, Layer
+from dcam_core.choices import Choices
 from dcam_core.denoising.sampler import DenoisingStep
 from dcam_core.denoising.trajectory import Trajectory
-from dcam_core.errors import ConfigurationError, PluginError
+from dcam_core.errors import ConfigurationError, DcamError, PluginError
 from dcam_core.method import Method, resolve_method
 from dcam_core.models import load_model
 from dcam_core.picture import read_pictures
 from dcam_core.plugins import default_manager
-from dcam_core.probing.defaults import CORE_DEFAULTS
+from dcam_core.plugins.failure import describe
+from dcam_core.probing.answers import kind_of, layer_path, refuse_infinite
+from dcam_core.probing.defaults import CORE_DEFAULTS, NamedProbeLayer
 from dcam_core.probing.picture_grid import picture_grids
 from dcam_core.probing.probe import Probed, probe
 from dcam_core.probing.readings import TargetReading, plan_readings
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
     from dcam_core.inputs import Inputs
     from dcam_core.plugins import PluginManager
     from dcam_core.plugins.registry import Registry
+    from dcam_core.probing.gradient_targets import GradientTarget
+    from dcam_core.probing.mask_steps import ProbeState
 
 __all__ = ["ExplainedRun", "Explainer", "Progress"]
 
@@ -66,15 +70,26 @@ class Explainer:
         model: a loaded model, or what `dcam_core.load_model` takes.
         method: name of a method preset, or path of a YAML file.
         overrides: settings laid over the method: "key=value" strings or a nested mapping.
-        plugins: plugin objects, or functions named like a deciding hook; asked before all others.
+        plugins: plugin objects, or functions named like the hook that they answer; asked before all others.
+        probe_layer: a block number, fraction of depth or module path; or a function that chooses one, with any of
+            the arguments of the hook `dcam_probe_layer` (`adapter`, `method`).
+        mask_step: name of a policy or number of a step; or a function that gives the `ProbeState`s to replay, with
+            any of the arguments of `dcam_mask_step` (`policy`, `target`, `trajectory`, `adapter`).
+        gradient_target: name of a gradient target, or a mapping of its `name` and parameters; or a function that
+            gives a `GradientTarget`, with any of the arguments of `dcam_gradient_target` (`name`, `parameters`,
+            `target`, `adapter`).
         manager: the installed plugins; None: those that `dcam_core.default_manager` found.
         states_per_forward: how many replayed states share a forward pass; bounds peak memory.
         targets_per_backward: how many targets of one state share a vectorised backward pass; 1 needs the
             least memory.
 
+    Values of these three are stronger than `overrides`. Their functions are asked before `plugins`; one that
+    answers None passes the question on, and is asked by the name of the method's own setting.
+
     Raises:
         UnknownNameError: no such method, attribution or refiner.
         ConfigurationError: a setting is unknown or wrong.
+        PluginError: a plugin or function does not fit its hook, or its answer is of no use.
     """
 
     def __init__(
@@ -84,6 +99,9 @@ class Explainer:
         *,
         overrides: Sequence[str] | Mapping[str, Any] = (),
         plugins: Iterable[object] = (),
+        probe_layer: Layer | Callable[..., Layer | None] | None = None,
+        mask_step: str | int | Callable[..., Sequence[ProbeState] | None] | None = None,
+        gradient_target: str | Mapping[str, Any] | Callable[..., GradientTarget | None] | None = None,
         manager: PluginManager | None = None,
         states_per_forward: int = 8,
         targets_per_backward: int = 1,
@@ -92,22 +110,36 @@ class Explainer:
             raise ConfigurationError("states_per_forward and targets_per_backward must be at least 1")
         self.manager = manager or default_manager()
         self.model = model if isinstance(model, Adapter) else load_model(model, manager=self.manager)
-        self.method = self._resolve(method, overrides)
+        self._choices = Choices.of(
+            probe_layer=probe_layer, mask_step=mask_step, gradient_target=gradient_target
+        )
+        self.method = self._choices.applied_to(self._resolve(method, overrides))
         self._states_per_forward = states_per_forward
         self._targets_per_backward = targets_per_backward
 
         registries = self.manager.registries
-        self._hooks = self.manager.engine_hooks(self.model.family, extra=plugins, defaults=CORE_DEFAULTS)
-        self._attribution: Attribution = _build(
-            registries.attributions, "attribution", _named(self.method.attribution)
+        named = self.method.probe_layer
+        self._hooks = self.manager.engine_hooks(
+            self.model.family,
+            extra=plugins,
+            functions=self._choices.by_hook,
+            settings=() if named is None else (NamedProbeLayer(named),),
+            defaults=CORE_DEFAULTS,
+        )
+        self._attribution: tuple[str, Attribution] = _build(
+            registries.attributions, "attribution", *_named(self.method.attribution)
         )
         self._refiners: list[tuple[str, Refiner]] = [
-            (name, _build(registries.refiners, f"refiners.{name}", (name, parameters)))
+            _build(registries.refiners, f"refiners.{name}", name, parameters)
             for name, parameters in self.method.refiners.items()
             if parameters is not None
         ]
         self._sampler = self.model.default_sampler.merged(self.method.sampler)
-        self.layer = self._probe_layer()
+        decision = self._hooks.decide("dcam_probe_layer", adapter=self.model, method=self.method.as_dict())
+        if decision is None:
+            raise ConfigurationError("nobody names a layer to probe: set probe_layer")
+        self._layer_decision = decision
+        self.layer = layer_path(decision, self.model)
 
     # -- the way of the data ---------------------------------------------------------------------------------
 
@@ -157,7 +189,7 @@ class Explainer:
             answer=answer.text,
             words=answer_words(answer, trajectory),
             targets=run.targets,
-            settings=self._settings(trajectory),
+            settings=self._settings(trajectory, run.decided_by),
             seed=seed,
             model=model_identity(self.model),
             versions={
@@ -196,7 +228,7 @@ class Explainer:
         """
         with torch.inference_mode(False), untouched(self.model.model):
             readings = plan_readings(self._hooks, self.method, self.model, targets, trajectory)
-            raw, scores, log_probabilities = self._probe(inputs, trajectory, readings, len(targets), progress)
+            raw, scores, log_probabilities = self._probe(inputs, trajectory, readings, targets, progress)
             with torch.no_grad():
                 maps = refine(raw, self._refiners, trajectory, answer, self.model.image_size)
         pictures = tuple(RunMaps(*(part.cpu() for part in pair)) for pair in zip(raw, maps, strict=True))
@@ -211,10 +243,10 @@ class Explainer:
             [part.raw for part in pictures],
             scores,
             log_probabilities,
-            policy=str(self.method.mask_step),
+            policies=[self._policy(readings, index) for index in range(len(targets))],
             layer=self.layer,
         )
-        return ExplainedRun(explained, pictures)
+        return ExplainedRun(explained, pictures, self._decided_by(readings))
 
     def _prepare(self, pictures: Sequence[Image.Image], prompt: str) -> Inputs:
         """The prompt with its pictures, all of which must be found in it again."""
@@ -240,13 +272,13 @@ class Explainer:
         inputs: Inputs,
         trajectory: Trajectory,
         readings: Sequence[TargetReading],
-        targets: int,
+        targets: Sequence[Target],
         progress: Progress | None,
     ) -> tuple[list[Tensor], Tensor, Tensor]:
         """Raw maps [T, H, W] of every picture, and score and log-probability of every reading."""
         device = inputs.embeddings.device
         grids = picture_grids(inputs, self.method.views)
-        raw = [torch.zeros(targets, grid.rows, grid.cols, device=device) for grid in grids]
+        raw = [torch.zeros(len(targets), grid.rows, grid.cols, device=device) for grid in grids]
         scores, log_probabilities = torch.zeros(len(readings)), torch.zeros(len(readings))
         done = 0
         batches = probe(
@@ -262,6 +294,12 @@ class Explainer:
         for probed in batches:
             with torch.no_grad():
                 order = list(probed.readings)
+                refuse_infinite(
+                    [readings[i].score_from for i in order],
+                    [targets[readings[i].target].word for i in order],
+                    probed.scores,
+                    probed.log_probabilities,
+                )
                 weights = torch.tensor([readings[i].weight for i in order], device=device)
                 owners = torch.tensor([readings[i].target for i in order], device=device)
                 evidence = torch.split(
@@ -278,25 +316,58 @@ class Explainer:
 
     def _attribute(self, probed: Probed) -> Tensor:
         """Raw evidence per image token, checked."""
-        name = self.method.attribution["name"]
-        values: Tensor = self._attribution(probed.activations, probed.gradients)
-        expected = probed.activations.shape[:2]
-        if values.shape != expected:
+        label, attribution = self._attribution
+        expected = list(probed.activations.shape[:2])
+        try:
+            values: object = attribution(probed.activations, probed.gradients)
+        except DcamError:
+            raise
+        except Exception as error:
             raise PluginError(
-                name, f"attribution {name!r} gave {list(values.shape)}, expected {list(expected)}"
+                label, f"{label} failed on activations {list(probed.activations.shape)}: {describe(error)}"
+            ) from error
+        if not isinstance(values, Tensor) or list(values.shape) != expected or not values.is_floating_point():
+            raise PluginError(
+                label, f"{label} gave {kind_of(values)}: expected a floating-point tensor of shape {expected}"
             )
         if not values.isfinite().all():
             raise PluginError(
-                name,
-                f"attribution {name!r} gave values that are not finite at {self.layer!r}: "
+                label,
+                f"{label} gave values that are not finite at {self.layer!r}: expected finite ones; if it is right, "
                 "load the model with dtype=float32, or probe an earlier layer",
+            )
+        if values.numel() and values.amin() < 0:
+            raise PluginError(
+                label, f"{label} gave values down to {float(values.amin()):.4g}: expected evidence, >= 0"
             )
         return values
 
-    def _settings(self, trajectory: Trajectory) -> dict[str, Any]:
-        """The merged configuration, with what was left open filled in."""
-        sampler = dataclasses.asdict(trajectory.settings)
-        return {**self.method.as_dict(), "probe_layer": self.layer, "sampler": sampler}
+    def _settings(self, trajectory: Trajectory, decided_by: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+        """The merged configuration, with what was left open filled in, as plain data."""
+        settings = {
+            **self.method.as_dict(),
+            "probe_layer": self.layer,
+            "sampler": trajectory.settings.as_dict(),
+        }
+        if decided_by:
+            settings["decided_by"] = {setting: list(origins) for setting, origins in decided_by.items()}
+        return self._choices.recorded_in(settings)
+
+    def _policy(self, readings: Sequence[TargetReading], target: int) -> str:
+        """What chose the states of a target: the method's policy, or what the user passed instead."""
+        decision = next(item.states_from for item in readings if item.target == target)
+        return decision.plugin if decision.by == "user" else str(self.method.mask_step)
+
+    def _decided_by(self, readings: Sequence[TargetReading]) -> dict[str, tuple[str, ...]]:
+        """Setting -> who decided it, where that was neither the method nor dcam itself."""
+        decisions = [self._layer_decision]
+        for item in readings:
+            decisions += [item.states_from, item.score_from]
+        found: dict[str, dict[str, None]] = {}
+        for decision in decisions:
+            if decision.by in ("user", "plugin"):
+                found.setdefault(decision.hook.removeprefix("dcam_"), {})[decision.origin] = None
+        return {setting: tuple(origins) for setting, origins in found.items()}
 
     # -- putting the engine together -------------------------------------------------------------------------
 
@@ -308,26 +379,27 @@ class Explainer:
         name = path.stem if is_file else text
         return resolve_method(name, path, checkpoint=self.model.folder, overrides=overrides)
 
-    def _probe_layer(self) -> str:
-        """Module path of the probed module."""
-        layer = self.method.probe_layer
-        if layer is None:
-            layer = self._hooks.decide("dcam_probe_layer", adapter=self.model, method=self.method.as_dict())
-        return self.model.layer_path(layer)
-
 
 def _named(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A `{name: ..., parameters...}` mapping taken apart."""
     return str(settings["name"]), {key: value for key, value in settings.items() if key != "name"}
 
 
-def _build(registry: Registry[type[M]], where: str, named: tuple[str, Mapping[str, Any]]) -> M:
-    """Make an attribution or refiner with the method's parameters."""
-    name, parameters = named
-    kind = registry.get(name)
+def _build(
+    registry: Registry[type[M]], where: str, name: str, parameters: Mapping[str, Any]
+) -> tuple[str, M]:
+    """Make an attribution or refiner with the method's parameters; with its label for messages."""
+    entry = registry.entry(name)
+    kind = entry.load()
     try:
-        return kind(**parameters)
+        return entry.label, kind(**parameters)
+    except DcamError:
+        raise
     except TypeError as error:
         raise ConfigurationError(
             f"{where}: {name!r} cannot be made with {dict(parameters)}: {error}"
+        ) from error
+    except Exception as error:
+        raise PluginError(
+            entry.plugin, f"{entry.label} cannot be made with {dict(parameters)}: {describe(error)}"
         ) from error

@@ -9,8 +9,10 @@ Three kinds of hook:
   what the plugin offers as import strings, so that loading a plugin costs nothing. An exception here, or a
   name that is already taken, is that plugin's failure: it is set aside, recorded, and nothing else suffers.
 * **Deciding** hooks: the first answer that is not None wins. Asked in this order: what the user passed to
-  this engine, the chosen adapter's own plugin, all other plugins, the core's default. A plugin that brings
-  other families' adapters, but not the chosen one, is never asked. An exception here stops the run.
+  this engine (functions first, then plugins), the chosen adapter's own plugin, all other plugins, the core's
+  default. A plugin that brings other families' adapters, but not the chosen one, is never asked. An exception
+  here stops the run, and so does an answer that does not fit: `Raises` says how the engine then speaks to the
+  user.
 * **Observing** hooks: every plugin hears them and their return value is ignored. An exception here is
   reported as a warning that names the plugin, and the run goes on; in strict mode it stops the run.
 """
@@ -67,9 +69,11 @@ def dcam_register_adapters(register: Register) -> None:
     """Offer adapters, subclasses of `dcam_core.Adapter`; the name is the family ("llada-v").
 
     Args:
-        register: `register(family, target, architectures=[...], model_types=[...])`. The two lists are the
-            values in a checkpoint's config.json by which the family is recognised; an architecture, which
-            names one model class, counts more than a model type, which families may share.
+        register: `register(family, target, architectures=[...], model_types=[...], tensors=[...])`. The first
+            two lists are the values in a checkpoint's config.json by which the family is recognised; an
+            architecture, which names one model class, counts more than a model type, which families may
+            share. `tensors` are regular expressions for names of the checkpoint's tensors: if another
+            family's adapter fails to load such a checkpoint, its error says that it looks like this one.
     """
 
 
@@ -78,7 +82,7 @@ def dcam_register_attributions(register: Register) -> None:
     """Offer attributions, subclasses of `dcam_core.Attribution`.
 
     Args:
-        register: `register(name, target)`.
+        register: `register(name, target)`; a method asks for it by `attribution: {name: NAME}`.
     """
 
 
@@ -87,7 +91,7 @@ def dcam_register_refiners(register: Register) -> None:
     """Offer refiners, subclasses of `dcam_core.Refiner`.
 
     Args:
-        register: `register(name, target)`.
+        register: `register(name, target)`; a method asks for it by `refiners: {NAME: {}}`.
     """
 
 
@@ -96,13 +100,14 @@ def dcam_register_methods(register: Register) -> None:
     """Offer methods: presets that name an attribution, its states and targets, and refiners.
 
     Args:
-        register: `register(name, target)` with a `pathlib.Path` to a YAML file.
+        register: `register(name, target)` with a `pathlib.Path` to a YAML file; users ask for it by
+            `Explainer(model, NAME)` or `--method NAME`.
     """
 
 
 @hookspec
 def dcam_register_metrics(register: Register) -> None:
-    """Offer metrics that compare maps with object masks.
+    """Offer metrics that compare maps with object masks, subclasses of `dcam_core.Metric`.
 
     Args:
         register: `register(name, target)`.
@@ -111,7 +116,7 @@ def dcam_register_metrics(register: Register) -> None:
 
 @hookspec
 def dcam_register_datasets(register: Register) -> None:
-    """Offer datasets of pictures, prompts and object masks.
+    """Offer datasets of pictures, prompts and object masks, subclasses of `dcam_core.ExplanationDataset`.
 
     Args:
         register: `register(name, target)`.
@@ -135,15 +140,22 @@ def dcam_register_models(register: Register) -> None:
 
 @hookspec(firstresult=True)
 def dcam_probe_layer(adapter: Adapter, method: Mapping[str, Any]) -> Layer | None:
-    """Choose the module whose output is probed, where the method leaves it open.
+    """Choose the module whose output is probed.
+
+    What the user passed to this engine is asked always; installed plugins are asked where the method leaves
+    `probe_layer` open.
 
     Args:
         adapter: the chosen model.
-        method: the merged method configuration, as plain data.
+        method: the merged method configuration, as plain data; its `probe_layer` is None where it is left open.
 
     Returns:
         A module path ("model.layers.2.input_layernorm"), the number of a block (negative: from the end), a
         fraction of depth in [0, 1], or None to pass the question on.
+
+    Raises:
+        PluginError: the answer is no layer of the model.
+        ConfigurationError: the method itself names a layer that the model does not have.
     """
 
 
@@ -160,8 +172,15 @@ def dcam_mask_step(
         adapter: the chosen model.
 
     Returns:
-        One `ProbeState` or several (their maps are averaged), or None: "this policy is not mine".
-        A returned step that is not structurally valid is refused by the engine.
+        The `ProbeState`s to replay (their maps are averaged, weighted by the positions read), or None:
+        "this policy is not mine".
+
+    Raises:
+        ConfigurationError: no plugin answered.
+        PluginError: no state at all, a state of another shape or dtype than the answer region, one that reads
+            positions which are not the target's, or one of a step that was not taken.
+        StructuralValidityError: the step of a state cannot be probed: its forward pass did not hold the whole
+            picture.
     """
 
 
@@ -178,8 +197,13 @@ def dcam_gradient_target(
         adapter: the chosen model.
 
     Returns:
-        The score to differentiate and the positions whose logits it reads, or None: "this name is not
-        mine".
+        The score to differentiate, and the positions beside the word's own whose logits it reads, or None:
+        "this name is not mine".
+
+    Raises:
+        ConfigurationError: no plugin answered, or a position lies outside the answer region.
+        PluginError: the answer is no `GradientTarget`, or its score fails, or gives what is not a finite scalar
+            that depends on the logits.
     """
 
 

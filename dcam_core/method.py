@@ -19,7 +19,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dcam_core.errors import ConfigurationError
 
-__all__ = ["CHECKPOINT_DEFAULTS", "Method", "resolve_method"]
+__all__ = ["CHECKPOINT_DEFAULTS", "DEFAULT_METHOD", "Method", "resolve_method"]
+
+DEFAULT_METHOD = "diffusion-cam"
+"""The method of everybody who names none; part of the public contract."""
 
 CHECKPOINT_DEFAULTS = "explain.yaml"
 """File beside a checkpoint's weights: preset name -> settings that were measured to suit this checkpoint."""

@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError
 from torch import nn
 
 from dcam_core.adapter import Adapter
-from dcam_core.errors import CheckpointError, ConfigurationError, UnknownNameError
+from dcam_core.errors import CheckpointError, ConfigurationError, PluginError, UnknownNameError
 from dcam_core.placement import Placement
 from dcam_core.plugins import default_manager
 
@@ -97,11 +97,16 @@ def load_model(
     chosen = entry.load()
     _check_options(chosen, options)
     try:
-        model = chosen.load(folder, placement, **options)
+        model: object = chosen.load(folder, placement, **options)
     except CheckpointError as error:
         found = str(error) if str(folder) in str(error) else f"{folder}: {error}"
         hints = _hints(error, entry.name, config, registry)
         raise CheckpointError("; ".join([found, *hints])) from error
+    if not isinstance(model, Adapter):
+        raise PluginError(
+            entry.plugin,
+            f"{entry.label} gave a {type(model).__name__} from `load`: expected an instance of {chosen.__qualname__}",
+        )
     model.name, model.folder = str(name), folder
     model.model.eval()
     return model

@@ -35,9 +35,10 @@ class Refiner(nn.Module, ABC):
 
     A method preset lists its refiners in order; leaving one out is the ablation. Subclasses take their
     parameters as keyword arguments of `__init__` (the preset gives them by name) and implement `forward`
-    as a pure function: batched without a loop over maps or pixels, on any device and floating dtype, without
-    randomness, without writing into its inputs, and without any map looking at another one, so that a map
-    comes out the same alone and in a batch.
+    as a pure function: batched without a loop over maps or pixels, on any device, memory layout and floating
+    dtype, without randomness, without writing into its inputs, and without any map looking at another one, so
+    that a map comes out the same alone and in a batch. Whatever it keeps lies in attributes, buffers and
+    parameters, so that a copy does the same.
 
     Example:
         >>> import torch
@@ -55,7 +56,8 @@ class Refiner(nn.Module, ABC):
         """Refine a batch of maps.
 
         Args:
-            maps: [B, H, W] finite values in [0, 1] on the image-token grid of one view; H or W may be 1.
+            maps: [B, H, W] finite values in [0, 1] on the token grid of one picture; B may be 0, H and W may
+                be 1. Neither 0 nor 1 need occur in a map, and a map may be the same everywhere.
             context: what is known about the run; `context.raw` has the shape of `maps`.
 
         Returns:

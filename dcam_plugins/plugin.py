@@ -10,6 +10,7 @@ __all__ = [
     "dcam_register_attributions",
     "dcam_register_datasets",
     "dcam_register_methods",
+    "dcam_register_metrics",
     "dcam_register_refiners",
 ]
 
@@ -28,6 +29,12 @@ _REFINERS = {
     "min-max": "MinMax",
     "rank-gaussian": "RankGaussian",
     "single-instance-causal-debiasing": "SingleInstanceCausalDebiasing",
+}
+
+_METRICS = {
+    "energy-pointing-game": "EnergyPointingGame",
+    "iou": "IntersectionOverUnion",
+    "pointing-game": "PointingGame",
 }
 
 
@@ -50,6 +57,13 @@ def dcam_register_methods(register: Register) -> None:
     """Offer every preset in `methods/` under the name of its file."""
     for preset in sorted(Path(__file__).with_name("methods").glob("*.yaml")):
         register(preset.stem, preset)
+
+
+@hookimpl
+def dcam_register_metrics(register: Register) -> None:
+    """Offer the metrics."""
+    for name, attribute in _METRICS.items():
+        register(name, f"dcam_plugins.metrics:{attribute}")
 
 
 @hookimpl

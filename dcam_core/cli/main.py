@@ -25,6 +25,7 @@ COMMANDS = {
     "check": "check",
     "demo": "demo",
     "explain": "explain",
+    "new": "new",
     "parity": "parity",
     "plugins": "plugins",
     "train-embedded": "train_embedded",
@@ -52,14 +53,16 @@ class LazyGroup(click.Group):
 @click.group(
     cls=LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Errors are one line on stderr. Exit code 2: the call was wrong; 1: the work failed.",
+    epilog="Errors are one line on stderr. Exit code 2: the call was wrong; 1: the work failed. "
+    "DCAM_PLUGINS=NAME,no:NAME is as -p in every program that uses dcam; DCAM_DISABLE_PLUGIN_AUTOLOAD=1 loads none "
+    "but the named ones, DCAM_STRICT_PLUGINS=1 stops at a plugin that fails, DCAM_TRACE_PLUGINS=1 shows every call.",
 )
 @click.option(
     "-p",
     "plugin_switches",
     metavar="NAME|no:NAME",
     multiple=True,
-    help="Load a plugin (an installed one, or a module), or switch one off. May be repeated.",
+    help="Load a plugin (an installed one, a module, or module:object), or switch one off. May be repeated.",
 )
 @click.option("-v", "verbosity", count=True, help="Say more; -vv shows tracebacks.")
 @click.version_option(dcam_core.__version__, message="%(prog)s %(version)s")

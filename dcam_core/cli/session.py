@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from dcam_core.plugins import PluginManager
-from dcam_core.plugins.registry import normalise
+from dcam_core.plugins.sources import read_switches
 
 __all__ = ["Session"]
 
@@ -32,20 +31,11 @@ class Session:
         levels = {0: logging.WARNING, 1: logging.INFO}
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("dcam").setLevel(levels.get(verbosity, logging.DEBUG))
-        if os.environ.get("DCAM_TRACE_PLUGINS", "") not in ("", "0"):
-            logging.getLogger("dcam.plugins").setLevel(logging.DEBUG)
+        # The trace of plugins has a switch of its own, DCAM_TRACE_PLUGINS.
+        logging.getLogger("dcam.plugins").setLevel(logging.INFO)
 
     @cached_property
     def manager(self) -> PluginManager:
         """The plugins, with the switches applied; of two that contradict each other the later one holds."""
-        wanted: dict[str, str] = {}
-        blocked: set[str] = set()
-        for switch in self.plugin_switches:
-            name = switch.removeprefix("no:")
-            if switch.startswith("no:"):
-                blocked.add(normalise(name))
-                wanted.pop(normalise(name), None)
-            else:
-                blocked.discard(normalise(name))
-                wanted[normalise(name)] = name
-        return PluginManager(extra=wanted.values(), blocked=blocked)
+        wanted, blocked = read_switches(self.plugin_switches)
+        return PluginManager(extra=wanted, blocked=blocked)

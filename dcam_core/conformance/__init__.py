@@ -1,7 +1,7 @@
 """What every adapter promises, examined: for `dcam check`, and for the tests of whoever writes an adapter.
 
-The checks know the contract of `dcam_core.Adapter` alone. `dcam_core.conformance.testing` has them as a test
-class for pytest.
+The checks know the contract of `dcam_core.Adapter` alone. `dcam_core.testing.AdapterConformance` has them as a
+test class for pytest.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dcam_core.errors import DcamError
 
 __all__ = ["CHECKS", "BrokenPromiseError", "Check", "NotApplicableError", "Result", "Subject", "examine"]
 
-CHECKS: tuple[Check, ...] = (
+CHECKS: tuple[Check[Subject], ...] = (
     Check("image-span", layout.image_span),
     Check("rectangles", layout.rectangles),
     Check("sight", sight.sight),
@@ -42,7 +42,7 @@ CHECKS: tuple[Check, ...] = (
 """Every promise of an adapter, in the order in which one builds on the other."""
 
 
-def examine(subject: Subject, checks: Iterable[Check] = CHECKS) -> Iterator[Result]:
+def examine(subject: Subject, checks: Iterable[Check[Subject]] = CHECKS) -> Iterator[Result]:
     """Examine an adapter, one promise after the other.
 
     Args:
@@ -59,7 +59,7 @@ def examine(subject: Subject, checks: Iterable[Check] = CHECKS) -> Iterator[Resu
         yield Result(check.name, check.promise, status, detail, time.perf_counter() - began)
 
 
-def _examined(check: Check, subject: Subject) -> tuple[Literal["pass", "fail", "skipped"], str]:
+def _examined(check: Check[Subject], subject: Subject) -> tuple[Literal["pass", "fail", "skipped"], str]:
     """Status and detail of one examination."""
     try:
         return "pass", check(subject)

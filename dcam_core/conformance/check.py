@@ -1,47 +1,47 @@
-"""One promise of the adapter contract, and how its examination ends."""
+"""One promise of a contract, and how its examination ends."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Generic, Literal, TypeVar
 
 from dcam_core.errors import DcamError
-
-if TYPE_CHECKING:
-    from dcam_core.conformance.subject import Subject
 
 __all__ = ["BrokenPromiseError", "Check", "NotApplicableError", "Result", "expect"]
 
 
+S = TypeVar("S")
+
+
 class BrokenPromiseError(DcamError):
-    """The adapter does not do what the contract promises. The message says what was found."""
+    """The subject does not do what its contract promises. The message says what was found."""
 
 
 class NotApplicableError(DcamError):
-    """A promise cannot be examined with this model. The message says why."""
+    """A promise cannot be examined with this subject. The message says why."""
 
 
 @dataclass(frozen=True)
-class Check:
-    """A named promise. Call it with a subject: it gives its figures, or raises.
+class Check(Generic[S]):
+    """A named promise. Call it with a subject, such as an adapter: it gives its figures, or raises.
 
     Attributes:
         name: short and unique: "replay-guidance".
         examine: examines the promise and returns its figures. Raises `BrokenPromiseError` or
-            `NotApplicableError`; whatever else it raises is a failure of the adapter too. Its docstring says what
+            `NotApplicableError`; whatever else it raises is a failure of the subject too. Its docstring says what
             is promised, and why it matters.
     """
 
     name: str
-    examine: Callable[[Subject], str]
+    examine: Callable[[S], str]
 
     @property
     def promise(self) -> str:
         """What is promised, in one line."""
         return (self.examine.__doc__ or self.name).strip().partition("\n")[0]
 
-    def __call__(self, subject: Subject) -> str:
+    def __call__(self, subject: S) -> str:
         """Examine the promise; see `examine`."""
         return self.examine(subject)
 

@@ -135,9 +135,9 @@ def _overrides(subject: Subject) -> Mapping[str, Any]:
     settings = subject.settings
     return {
         "sampler": {
-            name: getattr(settings, name)
-            for name in ("answer_length", "block_length", "steps")
-            if getattr(settings, name) is not None
+            name: value
+            for name, value in settings.as_dict().items()
+            if name in ("answer_length", "block_length", "steps") and value is not None
         }
     }
 

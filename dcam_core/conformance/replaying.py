@@ -83,12 +83,16 @@ def batch(subject: Subject) -> str:
     The engine replays many states in one forward pass; a state must not see its neighbours.
     """
     run, figures = subject.default_run, []
-    states = run.states[:-1][:: max(1, run.steps // 6)].to(subject.adapter.device)
+    steps = range(0, run.steps, max(1, run.steps // 6))
+    states = run.states[list(steps)].to(subject.adapter.device)
+    handed = [run.conditioning_of(step) for step in steps]
     where = torch.arange(run.states.shape[1], device=subject.adapter.device)
-    for cache in (None, *(name for name in subject.adapter.caches if name == "prefix")):
+    for cache in dict.fromkeys([subject.settings.cache, *_prefix_caches(subject)]):
         decider = Decider(subject.adapter, subject.inputs, dataclasses.replace(subject.settings, cache=cache))
-        together = decider.logits(states, where)
-        alone = torch.cat([decider.logits(state[None], where) for state in states])
+        together = decider.logits(states, where, handed)
+        alone = torch.cat(
+            [decider.logits(state[None], where, [own]) for state, own in zip(states, handed, strict=True)]
+        )
         name = "with a prefix cache" if cache else f"{len(states)} states"
         figures.append(f"{name}: {_compared(subject, together, alone)}")
     return "; ".join(figures)
@@ -102,17 +106,17 @@ def positions(subject: Subject) -> str:
     """
     run, adapter = subject.default_run, subject.adapter
     state = run.states[run.steps // 2][None].to(adapter.device)
+    handed = [run.conditioning_of(run.steps // 2)]
     where = torch.arange(state.shape[1], device=adapter.device)
     some = where.flip(0)[:: max(1, len(where) // 5)]
     decider = Decider(adapter, subject.inputs, subject.settings)
-    everywhere = decider.logits(state, where)
+    everywhere = decider.logits(state, where, handed)
     expect(
         everywhere.shape[:2] == (1, len(where)) and everywhere.dtype == torch.float32,
         f"replay gave {list(everywhere.shape)} {everywhere.dtype}, expected [1, {len(where)}, V] float32",
     )
-    return (
-        f"{len(some)} of {len(where)}: {_compared(subject, decider.logits(state, some), everywhere[:, some])}"
-    )
+    found = decider.logits(state, some, handed)
+    return f"{len(some)} of {len(where)}: {_compared(subject, found, everywhere[:, some])}"
 
 
 def determinism(subject: Subject) -> str:
@@ -120,7 +124,9 @@ def determinism(subject: Subject) -> str:
 
     Otherwise nobody can repeat an explanation, and explaining changes what the caller does next.
     """
-    changes = {"temperature": 0.7, "seed": 11}
+    # A family whose sampler has no temperature draws its tokens at all times.
+    sampled: dict[str, Any] = {} if "temperature" in subject.settings.unused else {"temperature": 0.7}
+    changes = {**sampled, "seed": 11}
     before = _random_states()
     first_inputs, first = subject.prepare(subject.shown), subject.run(changes)
     changed = [name for name, state in _random_states().items() if state != before[name]]
@@ -140,7 +146,7 @@ def determinism(subject: Subject) -> str:
         torch.equal(first.commit_logits.nan_to_num(), second.commit_logits.nan_to_num()),
         "two runs with the same seed decided the same by different logits",
     )
-    return f"{first.steps} steps at temperature 0.7, twice the same"
+    return f"{first.steps} steps{' at temperature 0.7' if sampled else ''}, twice the same"
 
 
 @torch.no_grad()
@@ -159,7 +165,7 @@ def _replayed(subject: Subject, changes: Mapping[str, Any]) -> str:
         reason = adapter.invalid_reason(run, step)
         expect(reason is None, f"step {step} is said to be replayed exactly, and to be invalid: {reason}")
         state = run.states[step][None].to(adapter.device)
-        logits = decider.logits(state, where.to(adapter.device))[0].cpu()
+        logits = decider.logits(state, where.to(adapter.device), [run.conditioning_of(step)])[0].cpu()
         chosen = run.final[where][:, None]
         found = logits.gather(-1, chosen)[:, 0]
         likely = logits.double().softmax(-1).gather(-1, chosen)[:, 0]
@@ -181,6 +187,10 @@ def _compared(subject: Subject, found: Tensor, expected: Tensor) -> str:
     figures = f"largest error {error:.2e}, tolerance {tolerance:.0e}"
     expect(error <= tolerance, figures)
     return figures
+
+
+def _prefix_caches(subject: Subject) -> list[str]:
+    return [name for name in subject.adapter.caches if name == "prefix"]
 
 
 def _need_prefix_cache(subject: Subject) -> None:

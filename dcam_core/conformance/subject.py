@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,9 +83,7 @@ class Subject:
         settings = self.adapter.default_sampler
         if settings.answer_length <= LONGEST_ANSWER:
             return settings
-        return dataclasses.replace(
-            settings, answer_length=LONGEST_ANSWER // 2, steps=None, step_ratio=None, block_length=None
-        )
+        return settings.shortened(LONGEST_ANSWER // 2)
 
     @torch.no_grad()
     def run(self, changes: Mapping[str, Any] | None = None) -> Trajectory:
@@ -96,11 +93,13 @@ class Subject:
             changes: sampler settings that differ from `settings`.
 
         Raises:
-            NotApplicableError: nothing was decided in it.
+            NotApplicableError: the family has no such setting, or nothing was decided in the run.
         """
+        if absent := sorted(self.settings.unused & set(changes or {})):
+            raise NotApplicableError(f"{self.adapter.family} has no sampler setting {' nor '.join(absent)}")
         run = self.adapter.denoise(self.inputs, self.settings.merged(changes or {}))
         if (run.commit_steps == NEVER_COMMITTED).all():
-            raise NotApplicableError("the model decided no token: it chose the mask token everywhere")
+            raise NotApplicableError("the model decided no token")
         return run
 
     @cached_property
@@ -122,6 +121,7 @@ class Subject:
             positions=(position,),
             token_ids=(int(run.final[position]),),
             objective=GradientTarget(lambda logits, ids: logits[0, ids[0]]),
+            conditioning=run.conditioning_of(int(run.commit_steps[position])),
         )
         where = torch.cat([view.positions.flatten() for view in self.inputs.views])
         settings = self.settings.merged(changes or {})

@@ -109,12 +109,13 @@ def _stages(subject: Subject) -> dict[str, Callable[[], object]]:
 
 
 def _stopped(subject: Subject, error: BaseException) -> str:
-    """Stop every stage in the last block: denoising at its second call, explaining at its first."""
+    """Stop every stage in the last block: denoising at its second call, if any, explaining at its first."""
     model, stages = subject.adapter.model, _stages(subject)
-    _ = subject.default_run  # what is explained: computed before anything is stopped
+    # What is explained is computed before anything is stopped. A block of the prompt alone may be called once.
+    _, denoising_calls = subject.default_run, _calls(subject.adapter.blocks[-1], stages["denoising"])
     with _unusual(model) as before:
         for name, work in stages.items():
-            last = 2 if name == "denoising" else 1
+            last = min(2, denoising_calls) if name == "denoising" else 1
             calls = 0
 
             def stop(module: nn.Module, args: Any, output: Any, last: int = last) -> None:
@@ -137,6 +138,22 @@ def _stopped(subject: Subject, error: BaseException) -> str:
                 handle.remove()
             before.expect_unchanged(model, f"after {type(error).__mro__[1].__name__} while {name}")
     return f"{len(before.facts)} facts unchanged, stopped while {', '.join(stages)}"
+
+
+def _calls(module: nn.Module, work: Callable[[], object]) -> int:
+    """How often a module's forward hooks are called in some work."""
+    calls = 0
+
+    def count(module: nn.Module, args: Any, output: Any) -> None:
+        nonlocal calls
+        calls += 1
+
+    handle = module.register_forward_hook(count)
+    try:
+        work()
+    finally:
+        handle.remove()
+    return calls
 
 
 @contextmanager

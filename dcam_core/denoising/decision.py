@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -41,14 +41,14 @@ class Decider:
         forward: Forward | None = None,
     ) -> None:
         self._adapter, self._inputs, self._settings = adapter, inputs, settings
-        self._forward = forward or self._replay
+        self._forward = forward
 
     @cached_property
     def prefix(self) -> Prefix | None:
         """The encoded prompt, with a graph if it is first asked for in grad mode; None without prefix caching."""
         return self._adapter.encode_prefix(self._inputs) if self._settings.cache == "prefix" else None
 
-    def logits(self, states: Tensor, positions: Tensor) -> Tensor:
+    def logits(self, states: Tensor, positions: Tensor, conditioning: Sequence[Any] | None = None) -> Tensor:
         """Logits at some answer positions.
 
         The unconditional pass of guidance runs without a graph: it does not read the picture.
@@ -56,21 +56,29 @@ class Decider:
         Args:
             states: [B, G] int64, states of the answer region, on the model's device.
             positions: [P] int64, the answer positions to read.
+            conditioning: for each state, what was handed to its step besides the ids; None: nothing. See
+                `Trajectory.conditioning`.
 
         Returns:
-            [B, P, V] float32; suppressed ids are -inf at positions that are masked in their state.
+            [B, P, V] float32; suppressed ids are -inf at positions that are masked in their state, or everywhere
+            in a family without a mask token, whose tokens may all change again.
         """
         settings = self._settings
-        logits = self._forward(states, positions)
+        if self._forward is None:
+            logits = self._replay(states, positions, conditioning)
+        else:
+            logits = self._forward(states, positions)
         if settings.guidance_scale != 0:
             with torch.no_grad():
-                unconditional = self._unconditional.logits(states, positions)
+                unconditional = self._unconditional.logits(states, positions, conditioning)
             logits = unconditional + (settings.guidance_scale + 1) * (logits - unconditional)
         if settings.suppressed_ids:
             forbidden = torch.zeros(logits.shape[-1], dtype=torch.bool, device=logits.device)
             forbidden[list(settings.suppressed_ids)] = True
-            masked = states[:, positions] == self._adapter.mask_token_id
-            logits = logits.masked_fill(masked[..., None] & forbidden, float("-inf"))
+            mask = self._adapter.mask_token_id
+            if mask is not None:
+                forbidden = (states[:, positions] == mask)[..., None] & forbidden
+            logits = logits.masked_fill(forbidden, float("-inf"))
         return logits
 
     @cached_property
@@ -78,14 +86,22 @@ class Decider:
         plain = self._settings.merged({"guidance_scale": 0.0, "suppressed_ids": ()})
         return Decider(self._adapter, self._adapter.unconditional(self._inputs), plain)
 
-    def _replay(self, states: Tensor, positions: Tensor) -> Tensor:
-        if self.prefix is None:
-            return self._adapter.replay(self._inputs, states, positions)
-        return self._adapter.replay(self._inputs, states, positions, self.prefix)
+    def _replay(self, states: Tensor, positions: Tensor, conditioning: Sequence[Any] | None) -> Tensor:
+        # What a family does not have, its `replay` need not know of.
+        prefix = () if self.prefix is None else (self.prefix,)
+        further: dict[str, Any] = {}
+        if conditioning is not None and any(handed is not None for handed in conditioning):
+            further["conditioning"] = conditioning
+        return self._adapter.replay(self._inputs, states, positions, *prefix, **further)
 
 
 def decision_logits(
-    adapter: Adapter, inputs: Inputs, states: Tensor, positions: Tensor, settings: SamplerSettings
+    adapter: Adapter,
+    inputs: Inputs,
+    states: Tensor,
+    positions: Tensor,
+    settings: SamplerSettings,
+    conditioning: Sequence[Any] | None = None,
 ) -> Tensor:
     """Logits at some answer positions, once; see `Decider.logits`."""
-    return Decider(adapter, inputs, settings).logits(states, positions)
+    return Decider(adapter, inputs, settings).logits(states, positions, conditioning)

@@ -20,7 +20,7 @@ from dcam_core.denoising.schedules import tokens_per_step
 from dcam_core.denoising.settings import SamplerSettings
 from dcam_core.denoising.stopping import first_stop
 from dcam_core.denoising.trajectory import GIVEN, NEVER_COMMITTED, Trajectory
-from dcam_core.errors import UnknownNameError
+from dcam_core.errors import ConfigurationError, UnknownNameError
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
@@ -37,7 +37,8 @@ class DenoisingStep:
         index: number of the step, from 0.
         total: steps of a run that is not ended early.
         ids: [G] int64 on the CPU, the answer region after the step.
-        committed: [k] int64, the answer positions that this step decided.
+        committed: [k] int64, the answer positions that this step decided. A family that may take tokens back
+            names those that it accepted at this step; whether they stay is known at the end.
     """
 
     index: int
@@ -70,6 +71,7 @@ def denoise(
 
     Raises:
         UnknownNameError: `settings.remasking` or `settings.schedule` names nothing.
+        ConfigurationError: the family has no mask token.
     """
     if settings.remasking not in REMASKING:
         raise UnknownNameError("remasking rule", settings.remasking, REMASKING)
@@ -107,6 +109,11 @@ class _Run:
     ) -> None:
         self.decider = decider
         self._device, self._settings, self._on_step = device, settings, on_step
+        if adapter.mask_token_id is None:
+            raise ConfigurationError(
+                f"{adapter.family} has no mask token, and this sampler fills in mask tokens: its adapter must "
+                "override `denoise`"
+            )
         self._mask = adapter.mask_token_id
         # Noise is drawn on the CPU: the same seed then gives the same answer on every device.
         self._generator = torch.Generator().manual_seed(settings.seed)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 from dcam_core.errors import ConfigurationError
 
@@ -15,6 +16,9 @@ __all__ = ["SamplerSettings"]
 @dataclass(frozen=True)
 class SamplerSettings:
     """How the answer is denoised. A family gives its defaults; the user changes any of them.
+
+    A family with a sampler of its own adds settings in a subclass (a frozen dataclass whose annotations are
+    evaluated where it is defined), and names those of the settings below that mean nothing to it in `unused`.
 
     Attributes:
         answer_length: number of positions G of the answer region, in tokens.
@@ -66,6 +70,9 @@ class SamplerSettings:
     answer_interval: int = 7
     transfer_ratio: float = 0.25
     seed: int = 0
+
+    unused: ClassVar[frozenset[str]] = frozenset()
+    """Names of settings that mean nothing to the family's sampler: they are refused, and not recorded."""
 
     def __post_init__(self) -> None:
         # Names are checked where they are looked up; here, the arithmetic that every run relies on.
@@ -129,45 +136,58 @@ class SamplerSettings:
         """Steps of a run that is not ended early by a stop sequence."""
         return self.steps_per_block * self.blocks
 
-    def merged(self, changes: Mapping[str, Any]) -> SamplerSettings:
+    def shortened(self, length: int) -> Self:
+        """These settings for a shorter answer, in one block with one step per token; for trying a model out.
+
+        Args:
+            length: positions of the answer, >= 1. A family that cannot write as few writes as few as it can.
+        """
+        return dataclasses.replace(self, answer_length=length, steps=None, step_ratio=None, block_length=None)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Name -> value of every setting that means something to the family's sampler."""
+        return {name: value for name, value in dataclasses.asdict(self).items() if name not in self.unused}
+
+    def merged(self, changes: Mapping[str, Any]) -> Self:
         """These settings with some of them changed.
 
         Args:
             changes: field name -> value; a None value means "as it is".
 
         Raises:
-            ConfigurationError: a name is not a setting, or a value has the wrong type.
+            ConfigurationError: a name is not a setting, or means nothing to the family, or a value has the wrong
+                type.
         """
-        fields = {field.name: field for field in dataclasses.fields(self)}
+        there = sorted({field.name for field in dataclasses.fields(self)} - self.unused)
+        hints = {field.name: get_type_hints(type(self))[field.name] for field in dataclasses.fields(self)}
         values: dict[str, Any] = {}
         for name, value in changes.items():
-            if name not in fields:
+            if name in self.unused and value is not None:
                 raise ConfigurationError(
-                    f"unknown sampler setting 'sampler.{name}': there are {', '.join(sorted(fields))}"
+                    f"sampler.{name} means nothing to this model's sampler: it has {', '.join(there)}"
+                )
+            if name not in hints:
+                raise ConfigurationError(
+                    f"unknown sampler setting 'sampler.{name}': there are {', '.join(there)}"
                 )
             if value is not None:
-                values[name] = _converted(name, value, getattr(SamplerSettings, name))
+                values[name] = _converted(f"sampler.{name}", value, hints[name])
         # The number of steps is said in one of two ways: naming one replaces the other.
         if values.keys() & {"steps", "step_ratio"}:
             values = {"steps": None, "step_ratio": None} | values
         return dataclasses.replace(self, **values)
 
 
-OPTIONAL: dict[str, type] = {"step_ratio": float, "top_p": float, "cache": str}
-"""Types of the settings that may be None; the others of them are integers."""
-
-
-def _converted(name: str, value: Any, default: Any) -> Any:
-    """`value` as the type of the field's default, or as that of an optional field."""
+def _converted(name: str, value: Any, hint: Any) -> Any:
+    """`value` as a setting of an annotated type: int, float, str, tuples of them; `| None` allowed."""
+    if isinstance(hint, types.UnionType):
+        (hint,) = (kind for kind in get_args(hint) if kind is not types.NoneType)
+    kind = get_origin(hint) or hint
     try:
-        if name in ("suppressed_ids", "draft_ids"):
-            return tuple(int(token) for token in value)
-        if name == "stop_sequences":
-            return tuple(tuple(int(token) for token in sequence) for sequence in value)
-        kind = OPTIONAL.get(name, int) if default is None else type(default)
+        if kind is tuple:
+            return tuple(_converted(name, item, get_args(hint)[0]) for item in value)
         if kind is int and (isinstance(value, bool) or int(value) != float(value)):
             raise ValueError(value)
         return kind(value)
     except (TypeError, ValueError) as error:
-        wanted = OPTIONAL.get(name, int) if default is None else type(default)
-        raise ConfigurationError(f"sampler.{name} is {value!r}, which is not a {wanted.__name__}") from error
+        raise ConfigurationError(f"{name} is {value!r}, which is not a {kind.__name__}") from error

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from dcam_core.denoising.settings import SamplerSettings
@@ -26,16 +29,21 @@ class Trajectory:
     the logits by which the model decided.
 
     Attributes:
-        states: [steps + 1, G] int64, ids of the answer region before the first step (all masked), and
-            after every step.
-        commit_steps: [G] int64, the step that decided each position; `NEVER_COMMITTED` if none did,
-            `GIVEN` if it was given.
+        states: [steps + 1, G] int64, ids of the answer region before the first step (nothing decided: mask
+            tokens, or whatever a family has in place of them), and after every step.
+        commit_steps: [G] int64, the step that decided each position: the first after which its token stood and
+            was not taken back again; `NEVER_COMMITTED` if none did, `GIVEN` if it was given.
         commit_logits: [G] float32, the logit of the chosen token in the forward pass that decided it
-            (after guidance, before Gumbel noise); NaN if never committed.
+            (after guidance, before noise and temperature); NaN if never committed.
         commit_probabilities: [G] float32, its softmax probability there; NaN if never committed.
         answer_length: number of leading positions that are the answer (the stop sequence and what
             follows it are not).
         settings: the sampler settings of the run.
+        conditioning: for each step, what the step before handed to it besides the ids (self-conditioning), in
+            the family's own form; None for a step that was handed nothing. Opaque to the engine, which hands it
+            back to `Adapter.replay`. None: in this family the ids are all there is.
+        windows: [steps, 2] int64, the first answer position that each step computed logits for, and one past the
+            last; None: every step computed all of them.
     """
 
     states: Tensor
@@ -44,6 +52,8 @@ class Trajectory:
     commit_probabilities: Tensor
     answer_length: int
     settings: SamplerSettings
+    conditioning: Sequence[Any] | None = field(default=None, repr=False)
+    windows: Tensor | None = None
 
     @property
     def steps(self) -> int:
@@ -59,3 +69,27 @@ class Trajectory:
     def answer_ids(self) -> Tensor:
         """[answer_length] int64, the ids of the answer, the stop sequence excluded."""
         return self.states[-1, : self.answer_length]
+
+    def undecided(self, step: int) -> Tensor:
+        """[G] bool, the positions that were not decided before a step; `steps` asks for the end of the run."""
+        decided = (self.commit_steps == GIVEN) | ((self.commit_steps >= 0) & (self.commit_steps < step))
+        return ~decided
+
+    def conditioning_of(self, step: int) -> Any:
+        """What a step read besides the ids; None if that is nothing."""
+        return None if self.conditioning is None else self.conditioning[step]
+
+    def computed(self, step: int, position: int) -> bool:
+        """Whether a step's forward pass computed logits for an answer position."""
+        if self.windows is None:
+            return True
+        start, stop = self.windows[step].tolist()
+        return bool(start <= position < stop)
+
+    def steps_of(self, position: int) -> Sequence[int]:
+        """The steps whose forward pass computed logits for an answer position, in order."""
+        if self.windows is None:
+            return range(self.steps)
+        start, stop = self.windows.unbind(-1)
+        found: list[int] = torch.nonzero((start <= position) & (position < stop))[:, 0].tolist()
+        return found

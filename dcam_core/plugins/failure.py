@@ -1,12 +1,12 @@
-"""The record of a plugin that was set aside, and the error and the warning that carry it."""
+"""What is said of plugins: whose they are, why one was set aside, and the error and the warning that say so."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dcam_core.errors import PluginError
+from dcam_core.errors import DcamError, PluginError
 
-__all__ = ["PluginFailure", "PluginLoadError", "PluginWarning"]
+__all__ = ["PluginFailure", "PluginLoadError", "PluginWarning", "describe", "origin_of"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ class PluginFailure:
     offered: frozenset[str] = frozenset()
 
     def __str__(self) -> str:
-        origin = f" ({self.distribution} {self.version})" if self.distribution else ""
-        return f"plugin {self.name!r}{origin} failed to {self.phase}: {describe(self.cause)}"
+        origin = origin_of(self.name, self.distribution, self.version)
+        return f"{origin} failed to {self.phase}: {describe(self.cause)}"
 
 
 class PluginLoadError(PluginError):
@@ -51,10 +51,16 @@ class PluginLoadError(PluginError):
 
 
 class PluginWarning(UserWarning):
-    """A plugin failed and was set aside, or failed to observe; the run goes on."""
+    """A plugin failed and was set aside, or failed to observe, or a switch names none; the run goes on."""
+
+
+def origin_of(name: str, distribution: str = "", version: str = "") -> str:
+    """Whose a plugin is, as every message says it: "plugin 'sharp' (dcam-sharp 1.0)"."""
+    brought = " ".join(part for part in (distribution, version) if part)
+    return f"plugin {name!r} ({brought})" if brought else f"plugin {name!r}"
 
 
 def describe(error: BaseException) -> str:
     """Type and message of an exception on one line; our own errors speak for themselves."""
     message = " ".join(str(error).split())
-    return message if isinstance(error, PluginError) else f"{type(error).__name__}: {message}".rstrip(": ")
+    return message if isinstance(error, DcamError) else f"{type(error).__name__}: {message}".rstrip(": ")

@@ -2,100 +2,26 @@
 
 from __future__ import annotations
 
-import importlib
-import operator
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dcam_core.errors import CheckpointError, PluginError, UnknownNameError
-from dcam_core.plugins.failure import PluginFailure, PluginLoadError, describe
+from dcam_core.plugins.entry import Contract, Entry, file, folder, import_object, normalise, subclass_of
+from dcam_core.plugins.info import PluginInfo, missing_because
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
     from dcam_core.attribution import Attribution
+    from dcam_core.dataset import ExplanationDataset
+    from dcam_core.metric import Metric
     from dcam_core.refiner import Refiner
 
 __all__ = ["AdapterRegistry", "Entry", "Registries", "Registry", "import_object", "normalise"]
 
 T = TypeVar("T")
-
-_IMPORT_STRING = re.compile(r"[^\W\d]\w*(\.\w+)*:[^\W\d]\w*(\.\w+)*")
-
-
-def normalise(name: str) -> str:
-    """The form in which names are compared: lower case, "-" for "_"."""
-    return name.strip().lower().replace("_", "-")
-
-
-def import_object(target: str) -> Any:
-    """Import what an import string "package.module:attribute" names.
-
-    Raises:
-        ValueError: `target` is no import string.
-        ImportError: the module cannot be imported.
-        AttributeError: the module has no such attribute.
-    """
-    if not _IMPORT_STRING.fullmatch(target):
-        raise ValueError(f"{target!r} is no import string: write 'package.module:attribute'")
-    module, _, attribute = target.partition(":")
-    return operator.attrgetter(attribute)(importlib.import_module(module))
-
-
-@dataclass(frozen=True)
-class Entry(Generic[T]):
-    """One thing that a plugin offers.
-
-    Attributes:
-        kind: what it is, in the singular ("refiner").
-        name: its normalised name.
-        target: the thing, or an import string "package.module:attribute" for it.
-        plugin: name of the plugin that registered it.
-        distribution: the distribution that brought the plugin; "" if none did.
-        metadata: facts known without importing it (see the registering hooks).
-    """
-
-    kind: str
-    name: str
-    target: T | str
-    plugin: str
-    distribution: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-
-    def __post_init__(self) -> None:
-        if isinstance(self.target, str) and not _IMPORT_STRING.fullmatch(self.target):
-            raise PluginError(
-                self.plugin,
-                f"{self.kind} {self.name!r} is registered as {self.target!r}, which is no import string: "
-                "write 'package.module:attribute', or register the object itself",
-            )
-
-    @property
-    def origin(self) -> str:
-        """The plugin and its distribution, for messages."""
-        return f"plugin {self.plugin!r}" + (
-            f" of distribution {self.distribution!r}" if self.distribution else ""
-        )
-
-    def load(self) -> T:
-        """The thing itself, imported now if it was not before.
-
-        Raises:
-            PluginError: the import failed.
-        """
-        if not isinstance(self.target, str):
-            return self.target
-        try:
-            return cast(T, import_object(self.target))
-        except Exception as error:
-            raise PluginError(
-                self.plugin,
-                f"{self.kind} {self.name!r} of {self.origin} cannot be imported from {self.target!r}: "
-                f"{describe(error)}",
-            ) from error
 
 
 class Registry(Generic[T]):
@@ -103,12 +29,16 @@ class Registry(Generic[T]):
 
     Args:
         kind: what they are, in the singular ("refiner"), for messages.
-        failures: the plugins that were set aside (a live sequence): an unknown name may have been theirs.
+        plugins: all plugins there are (a live sequence): an unknown name may be that of one that is not loaded.
+        contract: what the things must be; None: anything.
     """
 
-    def __init__(self, kind: str, failures: Sequence[PluginFailure] = ()) -> None:
+    def __init__(
+        self, kind: str, plugins: Sequence[PluginInfo] = (), contract: Contract | None = None
+    ) -> None:
         self.kind = kind
-        self._failures = failures
+        self._plugins = plugins
+        self._contract = contract
         self._entries: dict[str, Entry[T]] = {}
 
     def __iter__(self) -> Iterator[Entry[T]]:
@@ -147,16 +77,18 @@ class Registry(Generic[T]):
             The new entry.
 
         Raises:
-            PluginError: the name is taken, or a string target is no import string.
+            PluginError: the name is taken or is none, or a string target is no import string.
         """
+        if not isinstance(name, str) or not name.strip():
+            raise PluginError(plugin, f"{self.kind} is registered under {name!r}: its name must be a string")
         facts = MappingProxyType(dict(metadata or {}))
-        entry = Entry(self.kind, normalise(name), target, plugin, distribution, facts)
+        entry = Entry(self.kind, normalise(name), target, plugin, distribution, facts, self._contract)
         taken = self._entries.get(entry.name)
         if taken is not None:
             raise PluginError(
                 plugin,
-                f"{self.kind} {entry.name!r} of {entry.origin} is already registered by {taken.origin}: "
-                f"rename it, or switch one of the two off",
+                f"{entry.label} is already registered by {taken.origin}, which stays: rename it, or switch one "
+                f"of the two off (`-p no:{taken.plugin}`)",
             )
         self._entries[entry.name] = entry
         return entry
@@ -169,19 +101,14 @@ class Registry(Generic[T]):
         """The entry of a name, without importing its target.
 
         Raises:
-            UnknownNameError: nobody registered the name. If a plugin that failed may have offered it, the
-                message says so and `__cause__` is a `PluginLoadError` with the record of the failure (or a
-                group of them, if several plugins failed).
+            UnknownNameError: nobody registered the name. If a plugin that failed, was blocked or was not
+                loaded may offer it, the message says so; of one that failed, `__cause__` is a `PluginLoadError`
+                with the record (or a group of them, if several may be meant).
         """
         key = normalise(name)
         if key in self._entries:
             return self._entries[key]
-        suspects = [failure for failure in self._failures if key in failure.offered] or list(self._failures)
-        if not suspects:
-            raise UnknownNameError(self.kind, name, self.names)
-        errors = [PluginLoadError(failure) for failure in suspects]
-        hint = f"It may be missing because {'; '.join(map(str, suspects))}."
-        cause = errors[0] if len(errors) == 1 else ExceptionGroup("plugins that failed to load", errors)
+        hint, cause = missing_because(self._plugins, name)
         raise UnknownNameError(self.kind, name, self.names, hint) from cause
 
     def get(self, name: str) -> T:
@@ -189,7 +116,7 @@ class Registry(Generic[T]):
 
         Raises:
             UnknownNameError: nobody registered the name.
-            PluginError: its import failed.
+            PluginError: its import failed, or it is not what its kind promises.
         """
         return self.entry(name).load()
 
@@ -243,10 +170,11 @@ class AdapterRegistry(Registry["type[Adapter]"]):
             raise CheckpointError(
                 f"{found}: several adapters claim it: {names}; name one with adapter= (--adapter)"
             )
+        hint, cause = missing_because(self._plugins)
         raise CheckpointError(
             f"{found}: no adapter claims it; there are {', '.join(self.names) or 'none'}; name one with "
-            "adapter= (--adapter), or install a plugin for this family"
-        )
+            f"adapter= (--adapter), or install a plugin for this family{'. ' + hint if hint else ''}"
+        ) from cause
 
     def claims(self, config: Mapping[str, Any]) -> list[Entry[type[Adapter]]]:
         """The adapters that claim a checkpoint.
@@ -291,17 +219,25 @@ class Registries:
     """One registry per kind; the attribute's name is the kind, as in the hook `dcam_register_<kind>`.
 
     Args:
-        failures: the plugins that were set aside (a live sequence).
+        plugins: all plugins there are (a live sequence).
     """
 
-    def __init__(self, failures: Sequence[PluginFailure] = ()) -> None:
-        self.adapters = AdapterRegistry("adapter", failures)
-        self.attributions: Registry[type[Attribution]] = Registry("attribution", failures)
-        self.refiners: Registry[type[Refiner]] = Registry("refiner", failures)
-        self.methods: Registry[Path] = Registry("method", failures)
-        self.metrics: Registry[Any] = Registry("metric", failures)
-        self.datasets: Registry[Any] = Registry("dataset", failures)
-        self.models: Registry[Any] = Registry("model", failures)
+    def __init__(self, plugins: Sequence[PluginInfo] = ()) -> None:
+        self.adapters = AdapterRegistry("adapter", plugins, subclass_of("dcam_core.adapter:Adapter"))
+        self.attributions: Registry[type[Attribution]] = Registry(
+            "attribution", plugins, subclass_of("dcam_core.attribution:Attribution")
+        )
+        self.refiners: Registry[type[Refiner]] = Registry(
+            "refiner", plugins, subclass_of("dcam_core.refiner:Refiner")
+        )
+        self.methods: Registry[Path] = Registry("method", plugins, file)
+        self.metrics: Registry[type[Metric]] = Registry(
+            "metric", plugins, subclass_of("dcam_core.metric:Metric")
+        )
+        self.datasets: Registry[type[ExplanationDataset]] = Registry(
+            "dataset", plugins, subclass_of("dcam_core.dataset:ExplanationDataset")
+        )
+        self.models: Registry[Path] = Registry("model", plugins, folder)
 
     def items(self) -> Iterator[tuple[str, Registry[Any]]]:
         """(kind, registry) in the order of the registering hooks."""

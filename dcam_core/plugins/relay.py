@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Iterable
-from types import FunctionType, SimpleNamespace
+from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any
 
 import pluggy
 
 from dcam_core import hookspecs
 from dcam_core.errors import PluginError
+from dcam_core.plugins.failure import origin_of
+from dcam_core.plugins.fit import HOOKS, refuse_misfit, refuse_misfit_function
 
-__all__ = ["REGISTERING", "Relay", "relay_of"]
+__all__ = ["REGISTERING", "Relay", "call", "qualified_name", "relay_of"]
 
 REGISTERING = "dcam_register_"
 """Prefix of the registering hooks; the kind follows."""
@@ -23,18 +27,15 @@ class Relay(pluggy.PluginManager):
     def __init__(self) -> None:
         super().__init__(hookspecs.PROJECT)
         self.add_hookspecs(hookspecs)
+        self._origins: dict[str, str] = {}
 
-    @property
-    def hooks(self) -> tuple[str, ...]:
-        """Names of all hooks, in the order of their declaration."""
-        return tuple(name for name in vars(hookspecs) if name.startswith("dcam_"))
-
-    def register(self, plugin: object, name: str | None = None) -> str | None:
+    def register(self, plugin: object, name: str | None = None, origin: str = "") -> str:
         """Register a plugin, or raise and leave nothing of it behind.
 
         Args:
             plugin: a module or object with functions marked with `hookimpl`.
             name: its name; None: its `__name__`, or one made up.
+            origin: whose it is, for messages; "": `origin_of(name)`.
 
         Returns:
             The name.
@@ -44,25 +45,22 @@ class Relay(pluggy.PluginManager):
         """
         name = name or self.get_canonical_name(plugin)
         if self.has_plugin(name):
-            raise PluginError(name, "a plugin of this name is already there")
+            raise PluginError(name, f"its name is already taken by {self.origin(name)}")
+        refuse_misfit(plugin, name)
         if self.is_registered(plugin):
-            raise PluginError(name, f"this plugin is already there, as {self.get_name(plugin)!r}")
-        self._refuse_unmarked(plugin, name)
-        try:
-            super().register(plugin, name)
-            self.check_pending()
-            self._refuse_misfits(plugin, name)
-        except pluggy.PluginValidationError as error:
-            self.unregister(name=name)
-            raise PluginError(name, " ".join(str(error).split())) from error
-        except PluginError:
-            self.unregister(name=name)
-            raise
+            known = self.origin(str(self.get_name(plugin)))
+            raise PluginError(
+                name,
+                f"{_where(plugin)} is already there as {known}: leave one of the two out, or, if two "
+                "distributions brought a module of this name, rename one",
+            )
+        super().register(plugin, name)
+        self._origins[name] = origin or origin_of(name)
         return name
 
-    def declared_arguments(self, hook: str) -> tuple[str, ...]:
-        """Names of the arguments that a hook declares."""
-        return tuple(inspect.signature(getattr(hookspecs, hook)).parameters)
+    def origin(self, name: str) -> str:
+        """Whose a registered plugin is, for messages."""
+        return self._origins[name]
 
     def implementations(self, hook: str, leave_out: Iterable[str] = ()) -> list[pluggy.HookImpl]:
         """The implementations of a hook in the order in which pluggy would call them.
@@ -75,55 +73,81 @@ class Relay(pluggy.PluginManager):
         implementations = getattr(self.hook, hook).get_hookimpls()[::-1]
         return [found for found in implementations if found.plugin_name not in left_out]
 
-    def _refuse_unmarked(self, plugin: object, name: str) -> None:
-        for hook in self.hooks:
-            if (
-                inspect.isroutine(getattr(plugin, hook, None))
-                and self.parse_hookimpl_opts(plugin, hook) is None
-            ):
-                raise PluginError(name, f"{hook} is named like a hook but not marked: add @hookimpl")
 
-    def _refuse_misfits(self, plugin: object, name: str) -> None:
-        callers = self.get_hookcallers(plugin)
-        if not callers:
-            raise PluginError(name, "it has no function marked with @hookimpl")
-        for caller in callers:
-            for implementation in caller.get_hookimpls():
-                if implementation.plugin is plugin and (implementation.wrapper or implementation.hookwrapper):
-                    raise PluginError(name, f"{caller.name} is a hook wrapper: dcam does not offer them")
+def call(implementation: pluggy.HookImpl, arguments: Mapping[str, Any]) -> Any:
+    """Call one implementation, by name, with those of the arguments that it asks for."""
+    wanted = inspect.signature(implementation.function).parameters
+    return implementation.function(**{name: arguments[name] for name in wanted if name in arguments})
 
 
-def relay_of(plugins: Iterable[object], group: str) -> Relay:
+def relay_of(
+    plugins: Iterable[object], origin: str, functions: Mapping[str, Callable[..., Any]] | None = None
+) -> Relay:
     """A relay of plugins that decide and observe but register nothing; the first is asked first.
 
     Args:
         plugins: plugin objects, or functions named like the hook that they answer.
-        group: what they are called in messages ("user").
+        origin: where they came from, for messages ("passed to this engine").
+        functions: name of a hook -> a function of any name that answers it; asked before `plugins`.
 
     Raises:
         PluginError: one of them is no plugin, does not fit the hooks, or wants to register things.
     """
+    candidates: list[tuple[object, str | None]] = [(plugin, None) for plugin in plugins]
+    candidates[:0] = [(function, hook) for hook, function in (functions or {}).items()]
     relay = Relay()
-    for number, plugin in reversed(list(enumerate(plugins, start=1))):
-        name = f"{group}:{number}:{getattr(plugin, '__name__', type(plugin).__name__)}"
+    for number, (candidate, hook) in reversed(list(enumerate(candidates, start=1))):
+        label = qualified_name(candidate)
+        name = label if not relay.has_plugin(label) else f"{label} ({number})"
+        as_what = "" if hook is None else f" as {hook.removeprefix('dcam_')}"
+        whose = f"{'function' if inspect.isroutine(candidate) else 'plugin'} {label!r} ({origin}{as_what})"
         try:
-            relay.register(_as_plugin(plugin, name, relay) if inspect.isfunction(plugin) else plugin, name)
+            relay.register(_as_plugin(candidate, hook, name), name, whose)
             for caller in relay.get_hookcallers(relay.get_plugin(name)) or ():
                 if caller.name.startswith(REGISTERING):
                     raise PluginError(
                         name, f"it registers things ({caller.name}): give it to PluginManager.register"
                     )
         except PluginError as error:
-            raise PluginError(name, f"plugin {name!r} cannot be used: {error}") from error
+            raise PluginError(name, f"{whose} cannot be used: {error}") from error
     return relay
 
 
-def _as_plugin(function: FunctionType, name: str, relay: Relay) -> object:
-    """A function as a plugin: marked with `hookimpl`, or simply named like a hook."""
-    plugin = SimpleNamespace(**{function.__name__: function})
-    if relay.parse_hookimpl_opts(plugin, function.__name__) is not None:
-        return plugin
-    if function.__name__ not in relay.hooks:
-        there = ", ".join(relay.hooks)
-        raise PluginError(name, f"it is not named like a hook: there are {there}")
-    return SimpleNamespace(**{function.__name__: hookspecs.hookimpl(function)})
+def qualified_name(thing: object) -> str:
+    """How a plugin object, a function or a class is called in messages and records."""
+    if inspect.ismodule(thing):
+        return thing.__name__
+    if isinstance(thing, functools.partial):
+        return qualified_name(thing.func)
+    named: Any = thing if hasattr(thing, "__qualname__") else type(thing)
+    return f"{named.__module__}.{named.__qualname__}"
+
+
+def _as_plugin(candidate: object, hook: str | None, name: str) -> object:
+    """A plugin as it is; a function as a plugin that answers the hook that it is given for, or named like."""
+    if hook is None and not inspect.isroutine(candidate):
+        return candidate
+    if not callable(candidate):
+        raise PluginError(name, f"it is a {type(candidate).__name__}: give a function")
+    if hook is None:
+        options = getattr(candidate, f"{hookspecs.PROJECT}_impl", None)
+        own = getattr(candidate, "__name__", "")
+        hook = own if options is None else options["specname"] or own
+        if hook not in HOOKS:
+            raise PluginError(name, f"it is not named like a hook: there are {', '.join(HOOKS)}")
+    refuse_misfit_function(candidate, hook, name)
+    function = candidate
+
+    # A marked stand-in: the user's function is not written to, and need not be one that can be.
+    def answer(**arguments: Any) -> Any:
+        return function(**arguments)
+
+    answer.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
+    return SimpleNamespace(**{hook: hookspecs.hookimpl(answer, specname=hook)})
+
+
+def _where(plugin: object) -> str:
+    """A plugin and, if it is a module, the file that it was read from."""
+    if not inspect.ismodule(plugin):
+        return f"the object {qualified_name(plugin)}"
+    return f"module {plugin.__name__!r} ({getattr(plugin, '__file__', None) or 'no file'})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dcam_core.hookspecs import hookimpl
@@ -10,9 +11,21 @@ from dcam_core.probing.gradient_targets import GRADIENT_TARGETS
 from dcam_core.probing.mask_steps import MASK_STEPS
 
 if TYPE_CHECKING:
-    from dcam_core.adapter import Adapter
+    from dcam_core.adapter import Adapter, Layer
 
-__all__ = ["CORE_DEFAULTS", "PublishedProbeLayer"]
+__all__ = ["CORE_DEFAULTS", "NamedProbeLayer", "PublishedProbeLayer"]
+
+
+@dataclass(frozen=True)
+class NamedProbeLayer:
+    """The layer that a method names: stronger than installed plugins, weaker than what the user passes."""
+
+    layer: Layer
+
+    @hookimpl
+    def dcam_probe_layer(self) -> Layer:
+        """That layer."""
+        return self.layer
 
 
 class PublishedProbeLayer:

@@ -37,12 +37,15 @@ class Reading:
         positions: answer positions of the tokens read.
         token_ids: the token at each of them.
         objective: the scalar.
+        conditioning: what the state's step was handed besides the ids; None: nothing. Readings share a forward
+            pass if their states hold the same ids and this is the same object.
     """
 
     state: Tensor
     positions: tuple[int, ...]
     token_ids: tuple[int, ...]
     objective: GradientTarget
+    conditioning: Any = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +100,10 @@ def probe(
         ReplayError: the module did not take part in the forward pass, or the scalar does not depend on it.
     """
     # States are shared by value: two words decided at the same step need one forward pass.
-    unique: dict[bytes, int] = {}
+    unique: dict[tuple[bytes, int], int] = {}
     members: list[list[int]] = []
     for index, reading in enumerate(readings):
-        key = reading.state.numpy().tobytes()
+        key = (reading.state.numpy().tobytes(), id(reading.conditioning))
         slot = unique.setdefault(key, len(unique))
         if slot == len(members):
             members.append([])
@@ -126,6 +129,7 @@ def _probe_states(
     """One forward pass over the states in `members`, and the backward passes of all their readings."""
     device = inputs.embeddings.device
     states = torch.stack([readings[group[0]].state for group in members]).to(device)
+    conditioning = [readings[group[0]].conditioning for group in members]
     wanted = sorted({p for group in members for i in group for p in _read(readings[i])})
     columns = {position: column for column, position in enumerate(wanted)}
 
@@ -136,7 +140,7 @@ def _probe_states(
         with capture:
             cached = decider.prefix is not None
         with nullcontext() if cached else capture:
-            logits = decider.logits(states, torch.tensor(wanted, device=device))
+            logits = decider.logits(states, torch.tensor(wanted, device=device), conditioning)
         leaf = capture.leaf
         rounds = _rounds(members, shared=len(leaf) < len(members))
         order = [index for pairs in rounds for _, index in pairs]

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dcam_core.errors import ConfigurationError, PluginError, StructuralValidityError
+from dcam_core.errors import ConfigurationError, StructuralValidityError
+from dcam_core.probing.answers import gradient_target, probe_states
 from dcam_core.probing.gradient_targets import GRADIENT_TARGETS
 from dcam_core.probing.mask_steps import MASK_STEPS
 from dcam_core.probing.probe import Reading
@@ -15,8 +16,7 @@ if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.method import Method
-    from dcam_core.plugins.engine_hooks import EngineHooks
-    from dcam_core.probing.gradient_targets import GradientTarget
+    from dcam_core.plugins.engine_hooks import Decision, EngineHooks
     from dcam_core.probing.mask_steps import ProbeState
     from dcam_core.probing.targets import Target
 
@@ -32,6 +32,8 @@ class TargetReading:
         weight: share of this reading in the target's map; the weights of a target sum to 1.
         step: the denoising step that read the state; None if no step did.
         reading: what the probe must do.
+        states_from: who chose the state.
+        score_from: who chose the scalar.
         remark: what the reader should know about the replay; empty if it repeats what the step computed.
     """
 
@@ -39,6 +41,8 @@ class TargetReading:
     weight: float
     step: int | None
     reading: Reading
+    states_from: Decision
+    score_from: Decision
     remark: str = ""
 
 
@@ -58,42 +62,52 @@ def plan_readings(
     """
     readings = []
     for index, target in enumerate(targets):
-        states = _states(hooks, method, adapter, target, trajectory)
-        objective = _objective(hooks, method, adapter, target, trajectory)
+        chosen = _ask_states(hooks, method, adapter, target, trajectory)
+        scored = _ask_objective(hooks, method, adapter, target)
+        states = probe_states(chosen, target, trajectory)
+        objective = gradient_target(scored, target, trajectory)
         read = sum(len(state.positions) for state in states)
         tokens = dict(zip(target.positions, target.token_ids, strict=True))
         for state in states:
             ids = tuple(tokens[position] for position in state.positions)
-            reading = Reading(state.ids, tuple(state.positions), ids, objective)
+            conditioning = state.conditioning
+            if conditioning is None and state.step is not None:
+                conditioning = trajectory.conditioning_of(state.step)
+            reading = Reading(state.ids, tuple(state.positions), ids, objective, conditioning)
             remark = _remark(method, adapter, trajectory, state.step)
-            readings.append(TargetReading(index, len(state.positions) / read, state.step, reading, remark))
+            _expect_computed(trajectory, target, state)
+            weight = len(state.positions) / read
+            readings.append(TargetReading(index, weight, state.step, reading, chosen, scored, remark))
     return readings
 
 
-def _states(
+def _ask_states(
     hooks: EngineHooks, method: Method, adapter: Adapter, target: Target, trajectory: Trajectory
-) -> Sequence[ProbeState]:
-    """The states of one target. What a plugin answers is checked here, not deep in a forward pass."""
-    policy, expected = method.mask_step, trajectory.final.shape
-    states: Sequence[ProbeState] | None = hooks.decide(
+) -> Decision:
+    """Who knows the states to replay for one target."""
+    policy = method.mask_step
+    decision = hooks.decide(
         "dcam_mask_step", policy=policy, target=target, trajectory=trajectory, adapter=adapter
     )
-    if states is None:
+    if decision is None:
         there = ", ".join(known.policy for known in MASK_STEPS)
         raise ConfigurationError(
-            f"mask_step {policy!r} is not a policy that any plugin knows: dcam itself has {there}"
+            f"mask_step {policy!r} is not a policy that any plugin knows: dcam itself has {there}. "
+            f"{hooks.missing}".rstrip(". ")
         )
-    if not states:
-        raise PluginError(policy, f"mask_step {policy!r} gave no state to replay for {target.word!r}")
-    for state in states:
-        if state.ids.shape != expected or not set(state.positions) <= set(target.positions):
-            raise PluginError(
-                policy,
-                f"mask_step {policy!r} gave a state of shape {list(state.ids.shape)} reading positions "
-                f"{state.positions} for {target.word!r}: it must be {list(expected)} and read positions out of "
-                f"{target.positions}",
+    return decision
+
+
+def _expect_computed(trajectory: Trajectory, target: Target, state: ProbeState) -> None:
+    """Refuse a step that did not compute what is to be read in its state."""
+    for position in state.positions:
+        if state.step is not None and not trajectory.computed(state.step, position):
+            steps = trajectory.steps_of(position)
+            there = f"steps {steps[0]} to {steps[-1]} did" if len(steps) else "no step did"
+            raise StructuralValidityError(
+                f"denoising step {state.step} computed nothing at answer position {position} of {target.word!r}: "
+                f"{there}; choose another mask_step"
             )
-    return states
 
 
 def _remark(method: Method, adapter: Adapter, trajectory: Trajectory, step: int | None) -> str:
@@ -112,23 +126,17 @@ def _remark(method: Method, adapter: Adapter, trajectory: Trajectory, step: int 
     return ""
 
 
-def _objective(
-    hooks: EngineHooks, method: Method, adapter: Adapter, target: Target, trajectory: Trajectory
-) -> GradientTarget:
-    """The scalar to differentiate for one target."""
+def _ask_objective(hooks: EngineHooks, method: Method, adapter: Adapter, target: Target) -> Decision:
+    """Who knows the scalar to differentiate for one target."""
     parameters: Mapping[str, Any] = {k: v for k, v in method.gradient_target.items() if k != "name"}
-    name, length = str(method.gradient_target["name"]), len(trajectory.final)
-    objective: GradientTarget | None = hooks.decide(
+    name = str(method.gradient_target["name"])
+    decision = hooks.decide(
         "dcam_gradient_target", name=name, parameters=parameters, target=target, adapter=adapter
     )
-    if objective is None:
+    if decision is None:
         there = ", ".join(known.name for known in GRADIENT_TARGETS)
         raise ConfigurationError(
-            f"gradient_target {name!r} is not known to any plugin: dcam itself has {there}"
+            f"gradient_target {name!r} is not known to any plugin: dcam itself has {there}. "
+            f"{hooks.missing}".rstrip(". ")
         )
-    if any(not 0 <= position < length for position in objective.context):
-        raise ConfigurationError(
-            f"gradient_target reads answer positions {objective.context}: the answer region has positions "
-            f"0 to {length - 1}"
-        )
-    return objective
+    return decision

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dcam_core.errors import PluginError
+from dcam_core.errors import DcamError, PluginError
+from dcam_core.plugins.failure import describe
+from dcam_core.probing.answers import kind_of
 from dcam_core.probing.normalise import joint_min_max
 from dcam_core.refiner import Refiner, RefinerContext
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from dcam_core.probing.targets import Answer
 
 __all__ = ["refine"]
+
+_ROUNDING = 1e-4  # how far rounding may carry a value out of [0, 1]
 
 
 def refine(
@@ -34,7 +38,7 @@ def refine(
 
     Args:
         raw: one [T, H, W] per picture, finite.
-        refiners: (name, refiner) in the method's order.
+        refiners: (label, refiner) in the method's order; the label says in messages what it is and whose.
         trajectory: the recorded run.
         answer: its answer.
         image_size: side in pixels of the square that the vision tower reads.
@@ -43,7 +47,7 @@ def refine(
         One [T, H, W] in [0, 1] per picture.
 
     Raises:
-        PluginError: a refiner gave another shape or values that are not finite.
+        PluginError: a refiner failed, or gave what is not finite [T, H, W] in [0, 1].
     """
     padding = tuple(trajectory.final[trajectory.answer_length :].tolist())
     refined = []
@@ -56,17 +60,35 @@ def refine(
 
 def _through(refiners: Sequence[tuple[str, Refiner]], maps: Tensor, context: RefinerContext) -> Tensor:
     """[T, H, W] maps of one picture, through all refiners; what each gives is checked."""
-    for name, refiner in refiners:
-        refined = refiner(maps, context)
-        if refined.shape != maps.shape or not refined.isfinite().all():
+    for label, refiner in refiners:
+        try:
+            refined = refiner(maps, context)
+        except DcamError:
+            raise
+        except Exception as error:
             raise PluginError(
-                name,
-                f"refiner {name!r} gave {list(refined.shape)} with "
-                f"{int((~refined.isfinite()).sum())} values that are not finite, expected finite "
-                f"{list(maps.shape)}",
+                label, f"{label} failed on maps {list(maps.shape)}: {describe(error)}"
+            ) from error
+        if found := _misfit(refined, maps):
+            raise PluginError(
+                label, f"{label} gave {found}: expected finite {list(maps.shape)} {maps.dtype} in [0, 1]"
             )
         maps = refined
     return maps
+
+
+def _misfit(refined: object, maps: Tensor) -> str:
+    """What is wrong with a refiner's maps; "" if nothing is."""
+    if not isinstance(refined, Tensor):
+        return kind_of(refined)
+    if refined.shape != maps.shape or refined.dtype != maps.dtype or refined.device != maps.device:
+        where = "" if refined.device == maps.device else f" on {refined.device}"
+        return f"{kind_of(refined)}{where}"
+    if not refined.isfinite().all():
+        return f"{list(refined.shape)} with {int((~refined.isfinite()).sum())} values that are not finite"
+    if refined.numel() and (refined.amin() < -_ROUNDING or refined.amax() > 1 + _ROUNDING):
+        return f"values from {float(refined.amin()):.4g} to {float(refined.amax()):.4g}"
+    return ""
 
 
 def _limited(maps: Tensor, height: Tensor) -> Tensor:

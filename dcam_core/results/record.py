@@ -32,7 +32,7 @@ def explained_targets(
     scores: Tensor,
     log_probabilities: Tensor,
     *,
-    policy: str,
+    policies: Sequence[str],
     layer: str,
 ) -> tuple[ExplainedTarget, ...]:
     """The records of all targets, with remarks for the reader.
@@ -44,7 +44,7 @@ def explained_targets(
         raw: one [T, H, W] per picture, the raw maps.
         scores: [R] value of the gradient target in each reading.
         log_probabilities: [R] summed log-probability of the tokens read in each.
-        policy: the mask-step policy.
+        policies: T names of what chose the states of each target.
         layer: path of the probed module.
     """
     records = []
@@ -61,7 +61,7 @@ def explained_targets(
             )
         read = [readings[i] for i in own]
         records.append(
-            _explained(target, trajectory, read, scores[own], log_probabilities[own], policy, notes)
+            _explained(target, trajectory, read, scores[own], log_probabilities[own], policies[index], notes)
         )
     return tuple(records)
 
@@ -89,15 +89,21 @@ def model_identity(adapter: Adapter) -> dict[str, Any]:
 
 
 def step_texts(adapter: Adapter, trajectory: Trajectory) -> tuple[str, ...]:
-    """The answer region as text after every step, undecided tokens as `BLANK`."""
+    """The answer region as text after every step, undecided tokens as `BLANK`.
 
-    def text(token: int) -> str:
-        if token == adapter.mask_token_id:
+    A token that was taken back again later counts as undecided until it comes to stay.
+    """
+
+    def text(token: int, undecided: bool) -> str:
+        if undecided:
             return BLANK
         return str(token) if adapter.tokenizer is None else decode(adapter.tokenizer, [token]).strip()
 
-    states = trajectory.states[1:, : trajectory.answer_length].tolist()
-    return tuple(" ".join(map(text, ids)) for ids in states)
+    texts = []
+    for step in range(1, trajectory.steps + 1):
+        ids = trajectory.states[step, : trajectory.answer_length].tolist()
+        texts.append(" ".join(map(text, ids, trajectory.undecided(step).tolist())))
+    return tuple(texts)
 
 
 def _explained(

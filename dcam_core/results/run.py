@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from torch import Tensor
@@ -32,10 +33,12 @@ class ExplainedRun:
     Attributes:
         targets: T records, one per map.
         pictures: the maps over each picture of the prompt; `raw` and `maps` are those of the only picture.
+        decided_by: setting -> who decided it, where that was neither the method nor dcam itself.
     """
 
     targets: tuple[ExplainedTarget, ...]
     pictures: tuple[RunMaps, ...]
+    decided_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def raw(self) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from dcam_plugins.scenes.scenes import Scenes
 
@@ -51,8 +50,8 @@ def write_coco(scenes: Scenes, folder: Path) -> Path:
     captions: list[dict[str, object]] = []
     for index, scene in enumerate(scenes):
         name = f"{index:06d}.png"
-        Image.fromarray(scene.image).save(pictures / name)
-        height, width = scene.image.shape[:2]
+        scene.image.save(pictures / name)
+        width, height = scene.image.size
         images.append({"id": index, "file_name": name, "width": width, "height": height})
         captions.append({"id": index, "image_id": index, "caption": scene.caption})
         for each in scene.objects:
@@ -65,7 +64,7 @@ def write_coco(scenes: Scenes, folder: Path) -> Path:
                     "colour": each.colour,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
                     "area": int(each.mask.sum()),
-                    "segmentation": {"size": [height, width], "counts": run_lengths(each.mask)},
+                    "segmentation": {"size": [height, width], "counts": run_lengths(each.mask.numpy())},
                     # COCO marks annotations whose segmentation is a run-length mask with iscrowd = 1, and its
                     # evaluation then ignores them; these are single objects, so the flag stays 0.
                     "iscrowd": 0,

@@ -8,10 +8,12 @@ from types import MappingProxyType
 from typing import ClassVar
 
 import numpy as np
+import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
+from PIL import Image
 
+from dcam_core.dataset import ExplanationDataset, Sample, SampleObject
 from dcam_core.errors import DcamError
 from dcam_plugins.scenes.rendering import COLOURS, Placement, choose, draw_background, draw_object, uniform
 from dcam_plugins.scenes.shapes import OUTLINES
@@ -35,25 +37,27 @@ MIN_VISIBLE = 0.75
 """Smallest share of an object's pixels that later objects may leave visible."""
 
 
+PROMPT = "describe the picture"
+"""What is asked about every scene; its caption is the right answer."""
+
+
 class SceneError(DcamError):
     """A scene was asked for that does not exist."""
 
 
 @dataclass(frozen=True, eq=False)
-class SceneObject:
-    """One object of a scene.
+class SceneObject(SampleObject):
+    """One object of a scene: `words` are colour and shape, which no other object of the scene has, and the shape.
 
     Attributes:
         shape: Word for its class, such as `circle`.
         colour: Word for its colour, such as `red`.
         box: Visible extent `(x0, y0, x1, y1)` in pixels, far edges exclusive.
-        mask: Visible pixels, `[H, W]`.
     """
 
     shape: str
     colour: str
     box: tuple[int, int, int, int]
-    mask: NDArray[np.bool_]
 
     @property
     def name(self) -> str:
@@ -62,16 +66,14 @@ class SceneObject:
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
-    """A picture and what is in it.
+class Scene(Sample):
+    """A picture and what is in it: all of it.
 
     Attributes:
-        image: `[H, W, 3]` RGB, uint8.
         objects: From left to right, by the centre at which each was placed.
         caption: The objects in that order, such as `a red circle , a blue star and a green heart`.
     """
 
-    image: NDArray[np.uint8]
     objects: tuple[SceneObject, ...]
     caption: str
 
@@ -138,11 +140,16 @@ def _box(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-class Scenes(Dataset[Scene]):
+def _object(placement: Placement, mask: NDArray[np.bool_]) -> SceneObject:
+    words = (f"{placement.colour} {placement.shape}", placement.shape)
+    return SceneObject(words, torch.from_numpy(mask), placement.shape, placement.colour, _box(mask))
+
+
+class Scenes(ExplanationDataset):
     """Scenes of one split, drawn when asked for and always the same.
 
     Args:
-        split: `train`, `validation` or `test`.
+        split: `train`, `validation` or `test`; what was trained on scenes is measured on the last.
         length: Number of scenes; the first scenes of a longer dataset are those of a shorter one.
         size: Side of the square pictures in pixels.
 
@@ -153,7 +160,7 @@ class Scenes(Dataset[Scene]):
     shapes: ClassVar[tuple[str, ...]] = tuple(OUTLINES)
     colours: ClassVar[tuple[str, ...]] = tuple(COLOURS)
 
-    def __init__(self, split: str, length: int, size: int = 96) -> None:
+    def __init__(self, split: str = "test", length: int = 1000, size: int = 96) -> None:
         if split not in SPLIT_SEEDS:
             raise SceneError(
                 f"No split named '{split}' among the generated scenes; use one of {', '.join(SPLIT_SEEDS)}."
@@ -188,7 +195,11 @@ class Scenes(Dataset[Scene]):
         while drawn is None:
             drawn = _draw(self.size, random)
         image, placed = drawn
-        objects = tuple(
-            SceneObject(placement.shape, placement.colour, _box(mask), mask) for placement, mask in placed
+        objects = tuple(_object(placement, mask) for placement, mask in placed)
+        return Scene(
+            key=f"{self.split}-{self.size}-{index:06d}",
+            image=Image.fromarray(image),
+            prompt=PROMPT,
+            objects=objects,
+            caption=describe([each.name for each in objects]),
         )
-        return Scene(image, objects, describe([each.name for each in objects]))

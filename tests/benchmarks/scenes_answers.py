@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -25,7 +23,7 @@ class Named:
     """A correctly named object: its word in the answer, and where it is."""
 
     target: Target
-    mask: NDArray[np.bool_]
+    mask: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +41,7 @@ class SceneAnswer:
     @property
     def masks(self) -> Tensor:
         """[T, H, W] bool, masks of the named objects."""
-        return torch.from_numpy(np.stack([named.mask for named in self.named]))
+        return torch.stack([named.mask for named in self.named])
 
 
 def answers(model: Adapter, split: str, count: int, *, first: int = 0) -> Iterator[SceneAnswer]:
@@ -51,7 +49,7 @@ def answers(model: Adapter, split: str, count: int, *, first: int = 0) -> Iterat
     scenes = Scenes(split, first + count)
     for index in range(first, first + count):
         scene = scenes[index]
-        picture = Image.fromarray(scene.image)
+        picture = scene.image
         with torch.no_grad(), untouched(model.model):
             inputs = model.prepare(picture, DESCRIBE[0])
             trajectory = model.denoise(inputs, model.default_sampler)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from benchmarks.map_quality import measure_methods
-from PIL import Image
 from safetensors import safe_open
 
 from dcam_adapters.embedded.training.conversations import Conversations
@@ -66,7 +65,7 @@ def test_every_committed_token_replays_exactly(model, changes):
     decided = 0
     for scene in Scenes("test", 3):
         with torch.no_grad():
-            inputs = model.prepare(Image.fromarray(scene.image), "describe the picture")
+            inputs = model.prepare(scene.image, "describe the picture")
             run = denoise(model, inputs, settings)
             for position in (run.commit_steps != NEVER_COMMITTED).nonzero()[:, 0].tolist():
                 state = run.states[run.commit_steps[position]]

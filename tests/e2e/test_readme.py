@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -61,8 +60,8 @@ def test_the_demo_names_every_object_and_points_at_it(folder):
         places = [i for i, target in enumerate(explanation.targets) if target.word == thing.shape]
         assert places, f"the demo does not explain {thing.shape!r}"
         heat = explanation.heatmap(places[0])[None]
-        mask = torch.from_numpy(thing.mask)[None]
-        half_cell = round(scene.image.shape[0] / explanation.maps.shape[-1] / 2)
+        mask = thing.mask[None]
+        half_cell = round(scene.image.width / explanation.maps.shape[-1] / 2)
         assert pointing(heat, mask, half_cell).all(), f"{thing.name} is not where its map is highest"
 
 

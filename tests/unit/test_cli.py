@@ -26,7 +26,7 @@ FOLDER = Path(__file__).parent / "checkpoint"
 
 @hookimpl
 def dcam_register_adapters(register):
-    register("toy", "support.toy:ToyAdapter", architectures=["ToyLM"])
+    register("toy", "dcam_core.testing.toy:ToyAdapter", architectures=["ToyLM"])
 
 @hookimpl
 def dcam_register_models(register):
@@ -35,7 +35,7 @@ def dcam_register_models(register):
 
 @hookimpl
 def dcam_register_datasets(register):
-    register("toy-scenes", "builtins:dict")
+    register("toy-scenes", "dcam_plugins.scenes:Scenes")
 
 def train(*, out, dataset, seed):
     out.mkdir()

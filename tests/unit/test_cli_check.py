@@ -11,24 +11,31 @@ from dcam_core.conformance import CHECKS
 
 PLUGIN = """
 from pathlib import Path
+import torch
 from dcam_core.hookspecs import hookimpl
-from support.toy import ToyAdapter
+from dcam_core.testing.toy import ToyAdapter
 
 class Mute(ToyAdapter):
     def __init__(self):
         super().__init__()
         self.tokenizer = None
 
+class Careless(ToyAdapter):
+    def prepare(self, picture, prompt):
+        return self.prepare_ids(picture, torch.tensor([self.tokenizer(prompt)["input_ids"]]))
+
 @hookimpl
 def dcam_register_adapters(register):
-    register("toy", "support.toy:ToyAdapter")
+    register("toy", "dcam_core.testing.toy:ToyAdapter")
     register("mute-toy", "check_plugin:Mute")
+    register("careless-toy", "check_plugin:Careless")
 
 @hookimpl
 def dcam_register_models(register):
     folder = Path(__file__).parent / "checkpoint"
     register("tiny-toy", folder, adapter="toy")
     register("mute-toy", folder, adapter="mute-toy")
+    register("careless-toy", folder, adapter="careless-toy")
 """
 
 
@@ -61,11 +68,11 @@ def check(capsys):
 
 
 def test_one_line_per_promise_a_summary_and_a_file(check, tmp_path):
-    code, lines, error = check("tiny-toy", "--json", "results.json")
+    code, lines, error = check("careless-toy", "--json", "results.json")
     assert (code, error) == (1, "")
     names = [line[8:34].strip() for line in lines[:-1]]
     assert names == [each.name for each in CHECKS]
-    # The toy reads a prompt without asking whether it has a tokenizer, has one cache, and no method is installed.
+    # It reads a prompt without asking whether it has a tokenizer, has one cache, and no method is installed.
     assert [line.split()[:2] for line in lines if not line.startswith("pass")][:-1] == [
         ["skipped", "replay-other-caches"],
         ["fail", "errors"],
@@ -74,10 +81,10 @@ def test_one_line_per_promise_a_summary_and_a_file(check, tmp_path):
     assert "a prompt without a tokenizer ends in TypeError" in next(
         line for line in lines if "errors" in line
     )
-    assert lines[-1] == f"tiny-toy (toy): {len(CHECKS) - 3} passed, 1 failed, 2 skipped"
+    assert lines[-1] == f"careless-toy (toy): {len(CHECKS) - 3} passed, 1 failed, 2 skipped"
 
     record = json.loads((tmp_path / "results.json").read_text())
-    assert (record["model"], record["family"], record["dtype"]) == ("tiny-toy", "toy", "float32")
+    assert (record["model"], record["family"], record["dtype"]) == ("careless-toy", "toy", "float32")
     assert [each["name"] for each in record["checks"]] == names
     assert [each["status"] for each in record["checks"]] == [line.split()[0] for line in lines[:-1]]
     assert all(each["promise"].endswith(".") for each in record["checks"])

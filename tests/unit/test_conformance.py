@@ -10,51 +10,40 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageOps
-from support.toy import ToyAdapter
 
 import dcam_core.conformance
 from dcam_core.conformance import CHECKS, Check, NotApplicableError, Subject, examine
 from dcam_core.conformance.pictures import scene, shapes
 from dcam_core.conformance.sight import see_patches
-from dcam_core.conformance.testing import AdapterConformance
 from dcam_core.conformance.untouched import ModelState
 from dcam_core.denoising import denoise
-from dcam_core.errors import CheckpointError, DcamError, UsageError
+from dcam_core.errors import DcamError
 from dcam_core.inputs import Prefix
+from dcam_core.testing import AdapterConformance
+from dcam_core.testing.toy import ToyAdapter
 
 CHECK = {check.name: check for check in CHECKS}
 
 
-class ProperToy(ToyAdapter):
-    """The toy, with messages where it cannot do what is asked."""
-
-    def prepare(self, picture, prompt):
-        if self.tokenizer is None:
-            raise CheckpointError("toy has no tokenizer: give token ids to prepare_ids")
-        if not prompt.strip():
-            raise UsageError("the prompt is empty: ask something")
-        return super().prepare(picture, prompt)
-
-
-class TestProperToy(AdapterConformance):
+class TestToy(AdapterConformance):
     """As a plugin author would write it."""
 
     @pytest.fixture
     def adapter(self):
-        return ProperToy()
+        return ToyAdapter()
 
 
 # -- one broken adapter for every check ----------------------------------------------------------------------
 
 
-class ShiftedSpan(ProperToy):
+class ShiftedSpan(ToyAdapter):
     def prepare_ids(self, picture, input_ids):
         inputs = super().prepare_ids(picture, input_ids)
         start, stop = inputs.image_span
         return dataclasses.replace(inputs, image_span=(start + 1, stop + 1))
 
 
-class SharedPositions(ProperToy):
+class SharedPositions(ToyAdapter):
     def prepare_ids(self, picture, input_ids):
         inputs = super().prepare_ids(picture, input_ids)
         base, grid = inputs.views
@@ -62,14 +51,14 @@ class SharedPositions(ProperToy):
         return dataclasses.replace(inputs, views=(base, doubled))
 
 
-class WrongDtype(ProperToy):
+class WrongDtype(ToyAdapter):
     def prepare_ids(self, picture, input_ids):
         inputs = super().prepare_ids(picture, input_ids)
         return dataclasses.replace(inputs, embeddings=inputs.embeddings.double())
 
 
 def _with_rectangles(change):
-    class Changed(ProperToy):
+    class Changed(ToyAdapter):
         def prepare_ids(self, picture, input_ids):
             inputs = super().prepare_ids(picture, input_ids)
             views = tuple(
@@ -98,43 +87,43 @@ Overlapping = _with_rectangles(
 NoArea = _with_rectangles(lambda rectangles, size: rectangles * 0)
 
 
-class SeesAMirror(ProperToy):
+class SeesAMirror(ToyAdapter):
     """Tidy rectangles of another picture than the one that is read."""
 
     def _tokens(self, picture, rows, cols):
         return super()._tokens(ImageOps.mirror(picture), rows, cols)
 
 
-class SeesNothing(ProperToy):
+class SeesNothing(ToyAdapter):
     def _tokens(self, picture, rows, cols):
         return super()._tokens(Image.new("RGB", picture.size), rows, cols)
 
 
-class ChangesTheText(ProperToy):
+class ChangesTheText(ToyAdapter):
     def prepare_ids(self, picture, input_ids):
         inputs = super().prepare_ids(picture, input_ids)
         inputs.embeddings[:, -1] += inputs.embeddings[:, 1:5].mean(1)
         return inputs
 
 
-class RecordsTheStateAfter(ProperToy):
+class RecordsTheStateAfter(ToyAdapter):
     def denoise(self, inputs, settings, on_step=None):
         run = super().denoise(inputs, settings, on_step)
         return dataclasses.replace(run, states=torch.cat([run.states[1:], run.states[-1:]]))
 
 
-class RecordsTheNoise(ProperToy):
+class RecordsTheNoise(ToyAdapter):
     def denoise(self, inputs, settings, on_step=None):
         run = super().denoise(inputs, settings, on_step)
         return dataclasses.replace(run, commit_logits=run.commit_logits + settings.temperature)
 
 
-class GuidedByChance(ProperToy):
+class GuidedByChance(ToyAdapter):
     def unconditional(self, inputs):
         return dataclasses.replace(inputs, embeddings=torch.randn_like(inputs.embeddings))
 
 
-class ForgetfulPrefix(ProperToy):
+class ForgetfulPrefix(ToyAdapter):
     calls = 0
 
     def encode_prefix(self, inputs):
@@ -142,7 +131,7 @@ class ForgetfulPrefix(ProperToy):
         return Prefix([kept + 0.1 * self.calls for kept in super().encode_prefix(inputs).keys_values])
 
 
-class Lazy(ProperToy):
+class Lazy(ToyAdapter):
     """With a cache whose odd steps decide by other logits, and are not claimed to be exact."""
 
     caches = ("prefix", "lazy")
@@ -179,24 +168,24 @@ class LazyEverywhere(Lazy):
     claimed = staticmethod(lambda step: False)
 
 
-class MixesTheBatch(ProperToy):
+class MixesTheBatch(ToyAdapter):
     def replay(self, inputs, states, positions, prefix=None):
         logits = super().replay(inputs, states, positions, prefix)
         return logits + logits.mean(0)
 
 
-class SortsThePositions(ProperToy):
+class SortsThePositions(ToyAdapter):
     def replay(self, inputs, states, positions, prefix=None):
         return super().replay(inputs, states, positions.sort().values, prefix)
 
 
-class DrawsGlobally(ProperToy):
+class DrawsGlobally(ToyAdapter):
     def denoise(self, inputs, settings, on_step=None):
         torch.rand(1)
         return super().denoise(inputs, settings, on_step)
 
 
-class IgnoresTheSeed(ProperToy):
+class IgnoresTheSeed(ToyAdapter):
     calls = 0
 
     def denoise(self, inputs, settings, on_step=None):
@@ -204,31 +193,31 @@ class IgnoresTheSeed(ProperToy):
         return super().denoise(inputs, settings.merged({"seed": self.calls}), on_step)
 
 
-class WithoutGraph(ProperToy):
+class WithoutGraph(ToyAdapter):
     def replay(self, inputs, states, positions, prefix=None):
         return super().replay(inputs, states, positions, prefix).detach()
 
 
-class WithoutGraphInThePrefix(ProperToy):
+class WithoutGraphInThePrefix(ToyAdapter):
     @torch.no_grad()
     def encode_prefix(self, inputs):
         return super().encode_prefix(inputs)
 
 
-class LeavesAHook(ProperToy):
+class LeavesAHook(ToyAdapter):
     def replay(self, inputs, states, positions, prefix=None):
         self.model.head.register_forward_hook(lambda module, args, output: None)
         return super().replay(inputs, states, positions, prefix)
 
 
-class WritesItsWeights(ProperToy):
+class WritesItsWeights(ToyAdapter):
     def replay(self, inputs, states, positions, prefix=None):
         logits = super().replay(inputs, states, positions, prefix)
         self.model.place.weight.data[-1] += 1
         return logits
 
 
-class CleansUpAfterSuccess(ProperToy):
+class CleansUpAfterSuccess(ToyAdapter):
     """A hook that is removed if nothing goes wrong."""
 
     forgiving: Sequence[type[BaseException]] = ()
@@ -248,13 +237,18 @@ class CleansUpAfterErrors(CleansUpAfterSuccess):
     forgiving = (Exception,)
 
 
-class OneDtypeOnly(ProperToy):
+class OneDtypeOnly(ToyAdapter):
     def prepare_ids(self, picture, input_ids):
         inputs = super().prepare_ids(picture, input_ids)
         return dataclasses.replace(inputs, embeddings=inputs.embeddings.float())
 
 
-class ProbesTheHead(ProperToy):
+class NeedsItsTokenizer(ToyAdapter):
+    def prepare(self, picture, prompt):
+        return self.prepare_ids(picture, torch.tensor([self.tokenizer(prompt)["input_ids"]]))
+
+
+class ProbesTheHead(ToyAdapter):
     def layer_path(self, layer):
         return "head"
 
@@ -307,7 +301,7 @@ BROKEN = [
         r"after KeyboardInterrupt while denoising, changed: hooks",
     ),
     ("bfloat16", OneDtypeOnly, r"embeddings are torch.float32, expected finite bfloat16"),
-    ("errors", ToyAdapter, r"a prompt without a tokenizer ends in TypeError"),
+    ("errors", NeedsItsTokenizer, r"a prompt without a tokenizer ends in TypeError"),
     ("explanation", ProbesTheHead, r"the output of 'head' cannot be probed"),
 ]
 
@@ -341,14 +335,14 @@ def test_what_is_not_promised_there_is_not_asked(name, careful):
 # -- what cannot be examined ---------------------------------------------------------------------------------
 
 
-class WithoutCaches(ProperToy):
+class WithoutCaches(ToyAdapter):
     caches = ()
 
     def encode_prefix(self, inputs):
         return super(ToyAdapter, self).encode_prefix(inputs)
 
 
-class MixesThePicture(ProperToy):
+class MixesThePicture(ToyAdapter):
     """A tower that sees next to nothing but the mean of the picture."""
 
     def _tokens(self, picture, rows, cols):
@@ -356,7 +350,7 @@ class MixesThePicture(ProperToy):
         return tokens.mean(1, keepdim=True) + 1e-3 * tokens.roll(3, dims=1)
 
 
-class SaysNothing(ProperToy):
+class SaysNothing(ToyAdapter):
     @property
     def default_sampler(self):
         return dataclasses.replace(super().default_sampler, suppressed_ids=tuple(range(1, 22)))
@@ -370,10 +364,10 @@ IDS = torch.tensor([[3, 4, 5]])
     [
         ("replay-prefix-cache", Subject(WithoutCaches()), "toy offers no prefix cache"),
         ("gradients-prefix-cache", Subject(WithoutCaches()), "toy offers no prefix cache"),
-        ("replay-other-caches", Subject(ProperToy()), "toy offers no further cache"),
+        ("replay-other-caches", Subject(ToyAdapter()), "toy offers no further cache"),
         ("sight", Subject(MixesThePicture()), "mixes the whole picture into every token"),
         ("replay", Subject(SaysNothing()), "it chose the mask token everywhere"),
-        ("explanation", Subject(ProperToy(), prompt_ids=IDS), "the prompt was given as ids"),
+        ("explanation", Subject(ToyAdapter(), prompt_ids=IDS), "the prompt was given as ids"),
     ],
 )
 def test_what_cannot_be_examined_is_skipped_with_the_reason(name, subject, reason):
@@ -387,7 +381,7 @@ def test_a_family_without_caches_must_refuse_one():
 
 
 def test_a_model_without_tokenizer_is_examined_by_ids():
-    adapter = ProperToy()
+    adapter = ToyAdapter()
     adapter.tokenizer = None
     results = {result.name: result for result in examine(Subject(adapter, prompt_ids=IDS))}
     assert {name for name, result in results.items() if result.status == "fail"} == set()
@@ -406,7 +400,7 @@ def test_results_are_lines():
         """Something else holds."""
         raise ValueError("two\nlines")
 
-    passed, failed = examine(Subject(ProperToy()), [Check("a", promise), Check("b", accident)])
+    passed, failed = examine(Subject(ToyAdapter()), [Check("a", promise), Check("b", accident)])
     assert str(passed) == "pass    a                         3 of 3"
     assert (passed.promise, failed.promise) == ("Something holds.", "Something else holds.")
     assert str(failed) == "fail    b                         ValueError: two lines"
@@ -418,7 +412,7 @@ def test_an_interrupt_ends_the_examination():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(examine(Subject(ProperToy()), [Check("a", interrupted)]))
+        list(examine(Subject(ToyAdapter()), [Check("a", interrupted)]))
 
 
 def test_every_check_has_a_name_and_a_promise():
@@ -429,7 +423,7 @@ def test_every_check_has_a_name_and_a_promise():
 
 
 def test_the_examination_itself_leaves_no_trace():
-    adapter = ProperToy()
+    adapter = ToyAdapter()
     adapter.model.train()
     adapter.model.blocks[1].eval()
     before = ModelState.of(adapter.model)
@@ -439,7 +433,7 @@ def test_the_examination_itself_leaves_no_trace():
 
 
 def test_long_answers_are_cut_short():
-    class Verbose(ProperToy):
+    class Verbose(ToyAdapter):
         @property
         def default_sampler(self):
             return dataclasses.replace(super().default_sampler, answer_length=512, steps=64, block_length=32)
@@ -460,7 +454,7 @@ def test_generated_pictures_have_different_shapes():
 
 
 def test_a_patch_is_found_where_it_is():
-    seen = see_patches(Subject(ProperToy()), (48, 36))
+    seen = see_patches(Subject(ToyAdapter()), (48, 36))
     assert [patch.view.name for patch in seen[:2]] == ["base", "grid"]
     assert all(patch.is_hit for patch in seen)
     assert all(0 < patch.chance <= 1 for patch in seen)
@@ -485,7 +479,7 @@ def test_an_expected_failure_must_name_a_check(request):
         expected_failures = {"sigth": "its picture is mirrored"}  # noqa: RUF012
 
     with pytest.raises(pytest.fail.Exception, match="expected_failures names no check: sigth"):
-        TestMisspelt().test_promise(CHECK["sight"], Subject(ProperToy()), request)
+        TestMisspelt().test_promise(CHECK["sight"], Subject(ToyAdapter()), request)
 
 
 def test_only_the_test_class_needs_pytest():

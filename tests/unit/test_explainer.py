@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
-from support.toy import ToyAdapter
 
 from dcam_core import Explainer, GradientTarget, ProbeState, Refiner, hookimpl
 from dcam_core.errors import (
@@ -16,6 +15,7 @@ from dcam_core.errors import (
     TargetError,
     UnknownNameError,
 )
+from dcam_core.testing.toy import ToyAdapter
 
 PICTURE = Image.linear_gradient("L").rotate(30).resize((40, 30)).convert("RGB")
 PROMPT = "the blue moon"

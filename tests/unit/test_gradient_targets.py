@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.toy import ToyAdapter
 
 from dcam_core.errors import ConfigurationError
 from dcam_core.probing.gradient_targets import GRADIENT_TARGETS
 from dcam_core.probing.targets import Target
+from dcam_core.testing.toy import ToyAdapter
 
 ADAPTER = ToyAdapter()
 LOGITS = torch.tensor([[0.0, 1.0, 3.0, -1.0], [2.0, 0.5, 0.0, 1.0]])

@@ -95,7 +95,7 @@ def test_the_core_names_no_family_and_no_method(path, shipped):
 
 def test_the_shipped_plugins_offer_something_of_every_kind_that_the_house_has(shipped):
     empty = {kind for kind, registry in shipped.items() if not len(registry)}
-    assert empty <= {"metrics"}
+    assert empty == set()
 
 
 # -- modules -------------------------------------------------------------------------------------------------

@@ -9,10 +9,12 @@ from omegaconf import OmegaConf
 
 import dcam_plugins.plugin as plugin
 from dcam_core.attribution import Attribution
+from dcam_core.dataset import ExplanationDataset
+from dcam_core.metric import Metric
 from dcam_core.plugins.registry import import_object
 from dcam_core.refiner import Refiner
 
-KINDS = ["attributions", "refiners", "methods", "datasets"]
+KINDS = ["attributions", "refiners", "methods", "metrics", "datasets"]
 
 
 def registered(kind):
@@ -32,7 +34,15 @@ def test_registering_imports_neither_torch_nor_kornia():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize(("kind", "base"), [("attributions", Attribution), ("refiners", Refiner)])
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [
+        ("attributions", Attribution),
+        ("refiners", Refiner),
+        ("metrics", Metric),
+        ("datasets", ExplanationDataset),
+    ],
+)
 def test_every_registered_class_is_there(kind, base):
     for target in registered(kind).values():
         assert issubclass(import_object(target), base)

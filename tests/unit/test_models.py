@@ -7,11 +7,11 @@ import re
 
 import pytest
 import torch
-from support.toy import ToyAdapter
 
 from dcam_core import PluginManager, hookimpl, load_model, wrap_model
 from dcam_core.errors import CheckpointError, ConfigurationError, UnknownNameError
 from dcam_core.models import MisfitError, checkpoint_folder
+from dcam_core.testing.toy import ToyAdapter
 
 
 class ToyPlugin:

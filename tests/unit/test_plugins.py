@@ -1,93 +1,19 @@
 """Loading and calling plugins, good ones and broken ones, without installing any."""
 
-import importlib
-import importlib.metadata
+import os
+import re
+import subprocess
 import sys
-import warnings
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
+from support.fake_plugins import EntryPoint, offering, quietly
 
-from dcam_core import hookspecs
-from dcam_core.errors import PluginError, TargetError, UnknownNameError
+from dcam_core.errors import CheckpointError, PluginError, UnknownNameError
 from dcam_core.hookspecs import hookimpl
 from dcam_core.plugins import PluginManager, default_manager
 from dcam_core.plugins.failure import PluginFailure, PluginLoadError, PluginWarning
-
-
-class Dist:
-    def __init__(self, name, version="1.0"):
-        self.name, self.version = name, version
-
-
-class EntryPoint:
-    def __init__(self, name, plugin, dist="dcam-other"):
-        self.name, self.value, self.group = name, f"{name}.plugin", "dcam"
-        self.dist, self.plugin, self.imported = Dist(dist), plugin, 0
-
-    def load(self):
-        self.imported += 1
-        if isinstance(self.plugin, BaseException):
-            raise self.plugin
-        return self.plugin
-
-
-def offering(kind="refiners", **things):
-    """A plugin that registers things of one kind."""
-
-    def hook(register):
-        for name, thing in things.items():
-            register(name, thing)
-
-    return SimpleNamespace(**{f"dcam_register_{kind}": hookimpl(hook, specname=f"dcam_register_{kind}")})
-
-
-def answering(answer, hook="dcam_mask_step", **options):
-    """A plugin that answers a deciding hook and remembers that it was asked."""
-    plugin = SimpleNamespace(asked=0)
-
-    def asked():
-        plugin.asked += 1
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    setattr(plugin, hook, hookimpl(asked, specname=hook, **options))
-    return plugin
-
-
-def with_adapter(plugin, family):
-    """The same plugin, bringing an adapter."""
-
-    def register_adapter(register):
-        register(family, object)
-
-    plugin.dcam_register_adapters = hookimpl(register_adapter, specname="dcam_register_adapters")
-    return plugin
-
-
-@pytest.fixture
-def install(monkeypatch):
-    """Pretend that these entry points, and no others, are installed."""
-    for variable in ("DCAM_PLUGINS", "DCAM_STRICT_PLUGINS", "DCAM_DISABLE_PLUGIN_AUTOLOAD"):
-        monkeypatch.delenv(variable, raising=False)
-
-    def install(*points):
-        monkeypatch.setattr(
-            importlib.metadata, "entry_points", lambda *, group: list(points) if group == "dcam" else []
-        )
-        return points
-
-    install()
-    return install
-
-
-def quietly(manager):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", PluginWarning)
-        manager.load()
-    return manager
-
 
 # -- loading -------------------------------------------------------------------------------------------------
 
@@ -96,7 +22,7 @@ def test_making_a_manager_imports_nothing(install):
     (point,) = install(EntryPoint("mine", offering(sharp=object)))
     manager = PluginManager()
     assert point.imported == 0
-    assert manager.registries.refiners.get("sharp") is object
+    assert manager.registries.refiners.entry("sharp").target is object
     assert point.imported == 1
     manager.load()
     assert point.imported == 1
@@ -123,7 +49,7 @@ def test_own_plugins_come_first_and_the_rest_in_the_order_of_their_names(install
 def test_every_kind_can_be_registered(install, kind):
     install(EntryPoint("mine", offering(kind, thing=object)))
     manager = PluginManager()
-    assert dict(manager.registries.items())[kind].get("thing") is object
+    assert dict(manager.registries.items())[kind].entry("thing").target is object
     assert manager.plugins[0].offers == {kind: ("thing",)}
 
 
@@ -177,11 +103,32 @@ def half_way():
     return SimpleNamespace(dcam_register_refiners=hookimpl(hook))
 
 
+def generator():
+    def hook(register):
+        yield
+
+    return SimpleNamespace(dcam_register_refiners=hookimpl(hook))
+
+
+def answering_with_a_list():
+    return SimpleNamespace(dcam_register_refiners=hookimpl(lambda register: ["sharp"]))
+
+
+def any_arguments():
+    return SimpleNamespace(dcam_register_refiners=hookimpl(lambda **arguments: None))
+
+
+class AsClass:
+    @hookimpl
+    def dcam_register_refiners(self, register):
+        raise AssertionError("never called")
+
+
 BROKEN = {
     "import": (ImportError("no module named cv3"), "import", "ImportError: no module named cv3"),
     "exit": (SystemExit(3), "import", "SystemExit: 3"),
-    "misspelt hook": (misspelt(), "validate", "dcam_regster_refiners"),
-    "unknown argument": (wrong_argument(), "validate", "colour"),
+    "misspelt hook": (misspelt(), "validate", "dcam_regster_refiners is no hook of dcam"),
+    "unknown argument": (wrong_argument(), "validate", "asks for the argument 'colour'"),
     "forgotten marker": (
         unmarked(),
         "validate",
@@ -189,12 +136,30 @@ BROKEN = {
     ),
     "wrapper": (wrapper(), "validate", "dcam_explained is a hook wrapper"),
     "no hook at all": (ModuleType("empty"), "validate", "no function marked with @hookimpl"),
+    "generator": (generator(), "validate", "dcam_register_refiners is a generator or async function"),
+    "any arguments": (any_arguments(), "validate", "takes **arguments: name the arguments that it wants"),
+    "no function": (
+        SimpleNamespace(dcam_register_refiners=[]),
+        "validate",
+        "dcam_register_refiners is a list: write a function",
+    ),
+    "a class": (AsClass, "validate", "it is the class AsClass: give an instance of it"),
+    "a list instead of calls": (
+        answering_with_a_list(),
+        "register",
+        "dcam_register_refiners returned a list: expected nothing; call register(name, target)",
+    ),
+    "no name": (
+        SimpleNamespace(dcam_register_refiners=hookimpl(lambda register: register(3, object))),
+        "register",
+        "refiner is registered under 3: its name must be a string",
+    ),
     "raises while registering": (half_way(), "register", "RuntimeError: no disk"),
     "no import string": (offering(x="pathlib.Path"), "register", "no import string"),
     "taken name": (
         offering(sharp=object),
         "register",
-        "already registered by plugin 'good' of distribution 'dcam'",
+        "already registered by plugin 'good' (dcam), which stays",
     ),
 }
 broken = pytest.mark.parametrize(("plugin", "phase", "message"), BROKEN.values(), ids=BROKEN)
@@ -221,7 +186,7 @@ def test_a_broken_plugin_is_recorded_and_takes_nothing_else_down(install, plugin
     assert message in str(failure)
     assert "\n" not in str(failure)
     assert type(failure.cause).__name__ in failure.traceback
-    assert manager.registries.refiners.get("sharp") is list
+    assert manager.registries.refiners.entry("sharp").target is list
     assert manager.registries.refiners.names == ("blur", "sharp")
     assert not manager.relay.has_plugin("broken")
     assert [info.status for info in manager.plugins] == ["loaded", "failed", "loaded"]
@@ -258,14 +223,16 @@ def test_asking_for_what_a_failed_plugin_offered_gives_its_record(install):
 
 
 def test_two_plugins_of_one_name_the_second_is_refused(install):
-    install(
-        EntryPoint("mine", offering(sharp=list), dist="dcam-a"),
-        EntryPoint("mine", offering(blur=set), dist="dcam-b"),
+    _, second = install(
+        EntryPoint("my_own", offering(sharp=list), dist="dcam-a"),
+        EntryPoint("My-Own", offering(blur=set), dist="dcam-b"),
     )
     manager = quietly(PluginManager())
     assert manager.registries.refiners.names == ("sharp",)
     assert manager.failures[0].distribution == "dcam-b"
-    assert "already there" in str(manager.failures[0])
+    assert manager.failures[0].phase == "register"
+    assert "its name is already that of plugin 'my_own' (dcam-a 1.0), which stays" in str(manager.failures[0])
+    assert second.imported == 0
 
 
 def test_a_plugin_that_asks_for_the_manager_while_imported_does_no_harm(install):
@@ -369,179 +336,145 @@ def test_register_refuses_a_broken_object(install):
     assert manager.plugins == ()
 
 
-# -- deciding ------------------------------------------------------------------------------------------------
-
-ARGUMENTS = {"policy": "commit", "target": None, "trajectory": None, "adapter": None}
+# -- misspelt, switched off, asked for -----------------------------------------------------------------------
 
 
-def decide(manager, *, extra=(), defaults=(), family="mine"):
-    return manager.engine_hooks(family, extra, defaults).decide("dcam_mask_step", **ARGUMENTS)
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_blocked_name_that_nobody_has_is_noticed(install, strict):
+    install(EntryPoint("my_plugin", offering(sharp=object)))
+    message = "there is no plugin 'my_plugn' to block: there are my_plugin. Did you mean 'my_plugin'?"
+    if strict:
+        with pytest.raises(PluginError, match=re.escape(message)):
+            PluginManager(blocked=["my_plugn"], strict=True).load()
+    else:
+        with pytest.warns(PluginWarning, match=re.escape(message)):
+            PluginManager(blocked=["my_plugn"]).load()
 
 
-def test_the_order_is_user_adapter_others_core(install):
-    adapter, other, user, core = (answering(name) for name in ("adapter", "other", "user", "core"))
-    install(EntryPoint("adapter", with_adapter(adapter, "mine"), dist="dcam"), EntryPoint("other", other))
+def test_blocking_a_name_that_nobody_has_after_loading_is_noticed_too(install):
     manager = PluginManager()
-    assert decide(manager, extra=[user], defaults=[core]) == "user"
-    assert decide(manager, defaults=[core]) == "adapter"
-    manager.block("adapter")
-    assert decide(manager, defaults=[core]) == "other"
-    manager.block("other")
-    assert decide(manager, defaults=[core]) == "core"
-    assert decide(manager) is None
+    manager.load()
+    with pytest.warns(PluginWarning, match="there is no plugin 'mine' to block: there are none"):
+        manager.block("mine")
 
 
-def test_tryfirst_and_trylast_do_not_cross_the_groups(install):
-    other = answering("other", tryfirst=True)
-    adapter = with_adapter(answering("adapter", trylast=True), "mine")
-    install(EntryPoint("adapter", adapter, dist="dcam"), EntryPoint("other", other))
-    manager = PluginManager()
-    assert decide(manager) == "adapter"
-    assert decide(manager, extra=[answering("user", trylast=True)]) == "user"
-    assert other.asked == 0
+def test_a_name_that_is_neither_plugin_nor_module_says_what_there_is(install):
+    install(EntryPoint("my_plugin", offering(sharp=object)))
+    with pytest.raises(
+        PluginLoadError,
+        match="'my_plugn' is neither an installed plugin nor a module.*there are my_plugin. Did you mean 'my_plugin'",
+    ):
+        PluginManager(extra=["my_plugn"]).load()
 
 
-def test_none_passes_the_question_on(install):
-    adapter, other, user = answering(None), answering(None), answering(None)
-    install(EntryPoint("adapter", with_adapter(adapter, "mine"), dist="dcam"), EntryPoint("other", other))
-    assert decide(PluginManager(), extra=[user], defaults=[answering("core")]) == "core"
-    assert (user.asked, adapter.asked, other.asked) == (1, 1, 1)
+def test_a_module_that_misses_another_one_says_which(install, tmp_path, monkeypatch):
+    (tmp_path / "dcam_test_needy.py").write_text("import no_such_module_at_all\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(PluginLoadError, match="ModuleNotFoundError: No module named 'no_such_module_at_all'"):
+        PluginManager(extra=["dcam_test_needy"]).load()
 
 
-def test_false_and_zero_are_answers(install):
-    assert decide(PluginManager(), extra=[answering(0)], defaults=[answering("core")]) == 0
+def test_a_manager_that_refused_refuses_again(install):
+    install(EntryPoint("broken", ImportError("no cv3")), EntryPoint("good", offering(sharp=object)))
+    manager = PluginManager(strict=True)
+    for _ in range(2):
+        with pytest.raises(PluginLoadError, match="no cv3"):
+            manager.registries  # noqa: B018
 
 
-def test_other_families_are_never_asked(install):
-    mine, theirs = with_adapter(answering(None), "mine"), with_adapter(answering("theirs"), "theirs")
-    install(EntryPoint("mine", mine, dist="dcam-a"), EntryPoint("theirs", theirs, dist="dcam-b"))
-    manager = PluginManager()
-    assert decide(manager, defaults=[answering("core")]) == "core"
-    assert theirs.asked == 0
-    assert decide(manager, family="theirs") == "theirs"
-    assert decide(manager, family="not registered", defaults=[answering("core")]) == "core"
+def test_what_is_imported_for_a_plugin_is_a_name_of_it_too(install):
+    (point,) = install(EntryPoint("mine", offering(sharp=object)))
+    assert [info.name for info in PluginManager(autoload=False, extra=["mine.plugin"]).plugins] == ["mine"]
+    assert PluginManager(blocked=["mine.plugin"]).plugins[0].status == "blocked"
+    assert point.imported == 1
 
 
-def test_the_first_of_several_user_plugins_is_asked_first(install):
-    assert decide(PluginManager(), extra=[answering("one"), answering("two")]) == "one"
-    assert decide(PluginManager(), extra=[answering(None), answering("two")]) == "two"
+def test_an_object_of_a_module_is_a_plugin(install, module):
+    (path,) = [path for path in map(Path, sys.path) if (path / f"{module}.py").is_file()]
+    (path / "dcam_test_object.py").write_text(
+        f"import {module}\nclass Plugin:\n"
+        f"    dcam_register_refiners = staticmethod({module}.dcam_register_refiners)\nmine = Plugin()\n"
+    )
+    manager = PluginManager(extra=["dcam_test_object:mine"])
+    assert manager.registries.refiners.entry("from-module").plugin == "dcam_test_object:mine"
 
 
-def test_a_user_function_named_like_a_hook_needs_no_marker(install):
-    def dcam_mask_step(policy):
-        return policy.upper()
+def test_the_environment_can_block(install, monkeypatch):
+    (point,) = install(EntryPoint("mine", offering(sharp=object)))
+    monkeypatch.setenv("DCAM_PLUGINS", "no:mine")
+    assert PluginManager().plugins[0].status == "blocked"
+    assert point.imported == 0
+    assert PluginManager(extra=["mine"]).plugins[0].status == "loaded"
+    monkeypatch.setenv("DCAM_PLUGINS", "mine")
+    assert PluginManager(blocked=["mine"]).plugins[0].status == "blocked"
 
-    assert decide(PluginManager(), extra=[dcam_mask_step]) == "COMMIT"
 
-
-def test_a_user_function_may_name_its_hook(install):
-    @hookimpl(specname="dcam_mask_step")
-    def my_policy(policy):
-        return policy.upper()
-
-    assert decide(PluginManager(), extra=[my_policy]) == "COMMIT"
+def test_names_are_read_without_importing(install):
+    points = install(EntryPoint("one", ImportError("x")), EntryPoint("two", offering(blur=object)))
+    manager = PluginManager(blocked=["two"])
+    assert manager.names == ("one", "two")
+    assert [point.imported for point in points] == [0, 0]
 
 
 @pytest.mark.parametrize(
-    ("plugin", "message"),
-    [
-        (lambda policy: None, "is not named like a hook"),
-        (object(), "no function marked with @hookimpl"),
-        (misspelt(), "dcam_regster_refiners"),
-        (
-            offering(sharp=object),
-            "registers things .dcam_register_refiners.: give it to PluginManager.register",
-        ),
-    ],
+    ("options", "status"), [({"blocked": ["mine"]}, "blocked"), ({"autoload": False}, "not loaded")]
 )
-def test_what_the_user_passes_is_checked_at_once(install, plugin, message):
-    with pytest.raises(PluginError, match=message) as caught:
-        PluginManager().engine_hooks("mine", [plugin])
-    assert str(caught.value).startswith("plugin 'user:1:")
+def test_what_is_missing_because_a_plugin_is_switched_off_says_so(install, options, status):
+    install(EntryPoint("mine", offering(sharp=object), dist="dcam-mine"))
+    manager = PluginManager(**options)
+    expected = rf"plugin 'mine' \(dcam-mine 1.0\) is {status}: switch it on with `-p mine`"
+    with pytest.raises(UnknownNameError, match=f"unknown refiner 'sharp'.*{expected}"):
+        manager.registries.refiners.get("sharp")
+    with pytest.raises(CheckpointError, match=f"no adapter claims it.*{expected}"):
+        manager.registries.adapters.recognise({"architectures": ["MineLM"]})
+    with pytest.raises(PluginError, match=expected):
+        manager.require("mine")
 
 
-def test_an_exception_in_a_deciding_hook_stops_the_run_and_names_the_plugin(install):
-    install(EntryPoint("bad", answering(ZeroDivisionError("by zero"))))
+def test_asking_for_a_failed_plugin_by_name_raises_with_its_record_as_the_cause(install):
+    error = ImportError("no cv3")
+    install(EntryPoint("broken", error), EntryPoint("good", offering(sharp=object)))
+    manager = quietly(PluginManager())
     with pytest.raises(
-        PluginError, match="plugin 'bad' failed in dcam_mask_step: ZeroDivisionError: by zero"
+        PluginLoadError, match="plugin 'broken'.*failed to import: ImportError: no cv3"
     ) as caught:
-        decide(PluginManager(), defaults=[answering("core")])
-    assert caught.value.plugin == "bad"
-    assert isinstance(caught.value.__cause__, ZeroDivisionError)
+        manager.require("broken")
+    assert caught.value.failure is manager.failures[0]
+    assert caught.value.__cause__ is error
+    assert manager.require("good").offers == {"refiners": ("sharp",)}
+    with pytest.raises(UnknownNameError, match="unknown plugin 'godo': there are broken, good"):
+        manager.require("godo")
 
 
-def test_our_own_errors_pass_through_a_deciding_hook(install):
-    error = TargetError("no such word")
-    with pytest.raises(TargetError) as caught:
-        decide(PluginManager(), defaults=[answering(error)])
-    assert caught.value is error
+def test_one_module_of_two_distributions_is_loaded_once(install):
+    plugin = offering(sharp=object)
+    install(EntryPoint("a", plugin, dist="dcam-a"), EntryPoint("b", plugin, dist="dcam-b"))
+    manager = quietly(PluginManager())
+    assert [info.status for info in manager.plugins] == ["loaded", "failed"]
+    assert "is already there as plugin 'a' (dcam-a 1.0)" in str(manager.failures[0])
+    assert manager.registries.refiners.entry("sharp").plugin == "a"
 
 
-def test_the_engine_must_give_every_argument(install):
-    hooks = PluginManager().engine_hooks("mine")
-    with pytest.raises(TypeError, match="dcam_mask_step takes policy, target, trajectory, adapter"):
-        hooks.decide("dcam_mask_step", policy="commit")
+def test_a_hook_of_a_later_dcam_may_be_optional(install):
+    plugin = offering(sharp=object)
+    plugin.dcam_of_tomorrow = hookimpl(lambda: None, optionalhook=True, specname="dcam_of_tomorrow")
+    install(EntryPoint("mine", plugin))
+    assert PluginManager(strict=True).plugins[0].hooks == ("dcam_register_refiners",)
 
 
-# -- observing -----------------------------------------------------------------------------------------------
-
-
-def listening(heard, name, error=None):
-    def hook(explanation):
-        heard.append((name, explanation))
-        if error:
-            raise error
-
-    return SimpleNamespace(dcam_explained=hookimpl(hook))
-
-
-def test_everybody_hears_also_after_one_failed(install):
-    heard = []
-    install(
-        EntryPoint("a", listening(heard, "a")),
-        EntryPoint("bad", listening(heard, "bad", ValueError("full disk"))),
-        EntryPoint("c", with_adapter(listening(heard, "c"), "theirs")),
+def test_the_trace_is_written_to_stderr_where_nobody_set_up_logging():
+    code = (
+        "from dcam_core.plugins import PluginManager\n"
+        "def dcam_probe_layer(): return 3\n"
+        "hooks = PluginManager(blocked=['mmada']).engine_hooks('llada-v', [dcam_probe_layer])\n"
+        "hooks.decide('dcam_probe_layer', adapter=None, method={})\n"
     )
-    hooks = PluginManager().engine_hooks("mine", [listening(heard, "user")])
-    with pytest.warns(
-        PluginWarning, match="plugin 'bad' failed in dcam_explained: ValueError: full disk"
-    ) as caught:
-        hooks.observe("dcam_explained", explanation=1)
-    assert len(caught) == 1
-    assert sorted(heard) == [("a", 1), ("bad", 1), ("c", 1), ("user", 1)]
-
-
-def test_strict_observing_raises(install):
-    install(EntryPoint("bad", listening([], "bad", ValueError("full disk"))))
-    hooks = PluginManager(strict=True).engine_hooks("mine")
-    with pytest.raises(PluginError, match="full disk") as caught:
-        hooks.observe("dcam_explained", explanation=1)
-    assert isinstance(caught.value.__cause__, ValueError)
-
-
-def test_observers_may_ask_for_fewer_arguments(install):
-    heard = []
-
-    @hookimpl
-    def dcam_maps_made(maps):
-        heard.append(maps)
-
-    PluginManager().engine_hooks("mine", [dcam_maps_made]).observe(
-        "dcam_maps_made", targets=(), raw=1, maps=2, picture=0
+    environment = {**os.environ, "DCAM_TRACE_PLUGINS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
-    assert heard == [2]
-
-
-def test_calls_can_be_traced(install, caplog):
-    caplog.set_level("DEBUG", logger="dcam.plugins")
-    decide(PluginManager(), extra=[answering("seen")])
-    assert "dcam_mask_step" in caplog.text
-    assert "'seen'" in caplog.text
-
-
-def test_hookspecs_import_no_torch():
-    import subprocess
-
-    code = "import sys, dcam_core.plugins; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-    assert importlib.import_module("dcam_core.hookspecs") is hookspecs
+    lines = done.stderr.splitlines()
+    assert any("plugin 'llada_v' (dcam" in line and "loaded, offers" in line for line in lines)
+    assert lines[-2] == "dcam.plugins: dcam_probe_layer(adapter=None, method={})"
+    assert lines[-1].endswith("'__main__.dcam_probe_layer' (passed to this engine) -> 3: this answer holds")
+    assert len(lines) == len(set(lines))

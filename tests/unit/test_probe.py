@@ -8,13 +8,13 @@ import dataclasses
 import pytest
 import torch
 from PIL import Image
-from support.toy import ToyAdapter
 
 from dcam_core.denoising import SamplerSettings, denoise
 from dcam_core.errors import ReplayError, StructuralValidityError
 from dcam_core.probing.gradient_targets import GradientTarget
 from dcam_core.probing.probe import Reading, probe
 from dcam_core.probing.untouched import untouched
+from dcam_core.testing.toy import ToyAdapter
 
 PICTURE = Image.linear_gradient("L").resize((40, 30)).convert("RGB")
 SETTINGS = SamplerSettings(answer_length=8, suppressed_ids=(0, 2))

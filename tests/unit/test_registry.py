@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from dcam_core.errors import CheckpointError, PluginError, UnknownNameError
 from dcam_core.plugins.failure import PluginFailure, PluginLoadError
+from dcam_core.plugins.info import PluginInfo
 from dcam_core.plugins.registry import AdapterRegistry, Registries, Registry, import_object, normalise
 
 
@@ -12,8 +15,10 @@ def registry(*names):
     return made
 
 
-def failure(name, *offered):
-    return PluginFailure(name, f"dcam-{name}", "1.0", "import", ImportError("no cv3"), "", frozenset(offered))
+def failed(name, *offered):
+    cause = ImportError("no cv3")
+    failure = PluginFailure(name, f"dcam-{name}", "1.0", "import", cause, "", frozenset(offered))
+    return PluginInfo(name, f"dcam-{name}", "1.0", f"{name}.plugin", "failed", failure=failure)
 
 
 @pytest.mark.parametrize("name", ["Sharp_Edges", "sharp-edges", " SHARP-edges "])
@@ -48,9 +53,7 @@ def test_import_string_is_imported_only_by_get(tmp_path, monkeypatch):
 def test_failed_import_names_plugin_and_keeps_the_cause(target, cause):
     made = Registry("refiner")
     made.add("broken", target, plugin="mine", distribution="dcam-mine")
-    with pytest.raises(
-        PluginError, match="refiner 'broken' of plugin 'mine' of distribution 'dcam-mine'"
-    ) as caught:
+    with pytest.raises(PluginError, match="refiner 'broken' of plugin 'mine' .dcam-mine.") as caught:
         made.get("broken")
     assert caught.value.plugin == "mine"
     assert isinstance(caught.value.__cause__, cause)
@@ -97,21 +100,45 @@ def test_metadata_cannot_be_changed():
 
 
 def test_unknown_name_that_a_failed_plugin_offered_has_its_record_as_cause():
-    failures = [failure("other"), failure("mine", "sharp")]
+    plugins = [failed("other"), failed("mine", "sharp")]
     with pytest.raises(
         UnknownNameError, match=r"plugin 'mine' .dcam-mine 1.0. failed to import.*no cv3"
     ) as caught:
-        Registry("refiner", failures).get("Sharp")
+        Registry("refiner", plugins).get("Sharp")
     assert isinstance(caught.value.__cause__, PluginLoadError)
-    assert caught.value.__cause__.failure is failures[1]
+    assert caught.value.__cause__.failure is plugins[1].failure
     assert "other" not in str(caught.value)
 
 
 def test_unknown_name_with_several_suspects_has_all_their_records_as_cause():
-    failures = [failure("one"), failure("two")]
+    plugins = [failed("one"), failed("two")]
     with pytest.raises(UnknownNameError, match=r"plugin 'one'.*plugin 'two'") as caught:
-        Registry("refiner", failures).get("sharp")
-    assert [error.failure for error in caught.value.__cause__.exceptions] == failures
+        Registry("refiner", plugins).get("sharp")
+    assert [error.failure for error in caught.value.__cause__.exceptions] == [
+        info.failure for info in plugins
+    ]
+
+
+# -- what a kind promises ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "found"),
+    [
+        ("adapters", "pathlib:Path", r"is the class Path: expected a subclass of dcam_core.Adapter"),
+        ("attributions", 3, "is an int: expected a class, a subclass of dcam_core.Attribution"),
+        ("refiners", "dcam_core.refiner:Refiner", "does not implement forward: every dcam_core.Refiner must"),
+        ("methods", Path("/nowhere/mine.yaml"), "is /nowhere/mine.yaml, which is not there"),
+        ("methods", "math:pi", r"\(math:pi\) is a float: expected the pathlib.Path of a file"),
+        ("models", Path(__file__), "which is not there: expected the path of a folder"),
+    ],
+)
+def test_what_is_not_what_its_kind_promises_is_refused_when_it_is_asked_for(kind, target, found):
+    registry = dict(Registries().items())[kind]
+    registry.add("odd", target, plugin="mine", distribution="dcam-mine")
+    with pytest.raises(PluginError, match=f"'odd' of plugin 'mine' .dcam-mine..*{found}") as caught:
+        registry.get("odd")
+    assert caught.value.plugin == "mine"
 
 
 # -- recognising a checkpoint --------------------------------------------------------------------------------

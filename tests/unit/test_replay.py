@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
-from support.toy import ToyAdapter
 
 from dcam_core.denoising import SamplerSettings, decision_logits, denoise
 from dcam_core.denoising.trajectory import NEVER_COMMITTED
+from dcam_core.testing.toy import ToyAdapter
 
 ADAPTER = ToyAdapter()
 INPUTS = ADAPTER.prepare(Image.linear_gradient("L").resize((40, 30)).convert("RGB"), "the blue moon")

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.toy import SPECIAL, WORDS, ToyAdapter
 
 from dcam_core.denoising import SamplerSettings, decision_logits, denoise
 from dcam_core.denoising.remasking import REMASKING
@@ -17,6 +16,7 @@ from dcam_core.denoising.schedules import SCHEDULES, tokens_per_step
 from dcam_core.denoising.stopping import first_stop
 from dcam_core.denoising.trajectory import GIVEN
 from dcam_core.errors import ConfigurationError, UnknownNameError
+from dcam_core.testing.toy import SPECIAL, WORDS, ToyAdapter
 
 ADAPTER = ToyAdapter()
 PICTURE = Image.linear_gradient("L").resize((40, 30)).convert("RGB")

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from dcam_plugins.scenes import SceneError, Scenes, describe, write_coco
@@ -38,9 +39,17 @@ def test_splits_share_no_picture():
 
 def test_the_size_is_free():
     scene = Scenes("validation", 1, size=160)[0]
-    assert scene.image.shape == (160, 160, 3)
-    assert scene.image.dtype == np.uint8
+    assert (scene.image.mode, scene.image.size) == ("RGB", (160, 160))
     assert all(thing.mask.shape == (160, 160) for thing in scene.objects)
+
+
+def test_a_scene_is_a_sample_whose_objects_have_names_of_their_own(scenes):
+    scene = scenes[7]
+    assert (scene.key, scene.prompt) == ("train-96-000007", "describe the picture")
+    assert [thing.words for thing in scene.objects] == [
+        (f"{thing.colour} {thing.shape}", thing.shape) for thing in scene.objects
+    ]
+    assert all(thing.words[0] in scene.caption for thing in scene.objects)
 
 
 def test_captions_list_the_objects_from_left_to_right(scenes):
@@ -67,11 +76,11 @@ def test_no_two_objects_have_one_name_and_every_class_occurs(scenes):
 
 def test_masks_are_disjoint_and_fill_their_boxes(scenes):
     for scene in scenes:
-        masks = np.stack([thing.mask for thing in scene.objects])
-        assert masks.sum(axis=0).max() == 1
+        masks = torch.stack([thing.mask for thing in scene.objects])
+        assert masks.sum(dim=0).max() == 1
         for thing in scene.objects:
             x0, y0, x1, y1 = thing.box
-            inside = np.zeros_like(thing.mask)
+            inside = torch.zeros_like(thing.mask)
             inside[y0:y1, x0:x1] = True
             assert not (thing.mask & ~inside).any()
             assert thing.mask[y0].any()
@@ -86,7 +95,7 @@ def test_masks_lie_on_pixels_of_their_colour(scenes):
     for scene in scenes:
         for thing in scene.objects:
             # Brightness varies by light, texture and rim, so the direction of the colour decides.
-            pixel = scene.image[thing.mask].mean(axis=0) / 255
+            pixel = np.asarray(scene.image)[thing.mask.numpy()].mean(axis=0) / 255
             likeness = values @ pixel / np.linalg.norm(values, axis=1)
             assert words[likeness.argmax()] == thing.colour
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from PIL import Image
-from support.toy import ToyAdapter
 
 from dcam_core import Explainer, hookimpl
 from dcam_core.errors import ConfigurationError, PictureError, PluginError
 from dcam_core.probing.picture_grid import select_views
+from dcam_core.testing.toy import ToyAdapter
 
 WIDE = Image.linear_gradient("L").rotate(30).resize((40, 30)).convert("RGB")
 TALL = Image.radial_gradient("L").resize((20, 50)).convert("RGB")

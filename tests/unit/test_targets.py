@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.toy import toy_tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from dcam_core.errors import TargetError
 from dcam_core.probing.targets import read_answer, select_targets
+from dcam_core.testing.toy import toy_tokenizer
 
 TOKENIZER = toy_tokenizer()
 

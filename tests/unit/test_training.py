@@ -472,7 +472,7 @@ def test_lavida_s_recipe_refines_the_tower_and_exports(tmp_path, monkeypatch, to
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     folder = train_lavida(out=tmp_path, dataset=Scenes, recipe=miniature())
     adapter = LaViDaAdapter.load(folder, Placement(dtype=torch.float32))
-    inputs = adapter.prepare(Image.fromarray(Scenes("test", 1)[0].image), "describe the picture")
+    inputs = adapter.prepare(Scenes("test", 1)[0].image, "describe the picture")
     assert inputs.image_span == (4, 4 + 64 + 8 * 9)
     assert len(adapter.denoise(inputs, adapter.default_sampler).answer_ids) <= 16
     assert json.loads((folder / "config.json").read_text())["vision_config"]["patch_size"] == 6
@@ -509,7 +509,7 @@ def test_the_recipe_learns_exports_and_goes_on_where_it_was_stopped(tmp_path, mo
         assert np.mean([loss for _, loss in history[-5:]]) < 0.9 * np.mean([loss for _, loss in history[:3]])
 
     adapter = LLaDAVAdapter.load(folder, Placement(dtype=torch.float32))
-    inputs = adapter.prepare(Image.fromarray(Scenes("test", 1)[0].image), "describe the picture")
+    inputs = adapter.prepare(Scenes("test", 1)[0].image, "describe the picture")
     assert inputs.image_span == (4, 4 + 144 + 12 * 13)
     assert len(adapter.denoise(inputs, adapter.default_sampler).answer_ids) <= 16
     assert json.loads((folder / "config.json").read_text())["vocab_size"] == len(tokenizer)

@@ -138,7 +138,7 @@ def test_the_recipe_leaves_a_folder_that_the_adapter_loads(tmp_path, monkeypatch
     monkeypatch.setattr(torch, "compile", lambda function, **options: function)
     folder = train_mmada(out=tmp_path, dataset=Scenes, recipe=miniature_mmada())
     adapter = MMaDAAdapter.load(folder, Placement(dtype=torch.float32))
-    inputs = adapter.prepare(Image.fromarray(Scenes("test", 1)[0].image), "describe the picture")
+    inputs = adapter.prepare(Scenes("test", 1)[0].image, "describe the picture")
     assert inputs.image_span == (2, 146)
     assert len(adapter.denoise(inputs, adapter.default_sampler).answer_ids) <= 16
     values = json.loads((folder / "config.json").read_text())

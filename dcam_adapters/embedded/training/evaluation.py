@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL.Image import Image
 
 from dcam_adapters.embedded.training.conversations import KINDS, Conversations
 from dcam_adapters.embedded.training.scenes import SceneLike
@@ -21,7 +21,7 @@ __all__ = ["accuracy", "answer", "named_objects"]
 _OBJECT = re.compile(r"\ban? (\w+) (\w+)")
 
 
-def answer(adapter: Adapter, picture: Image.Image, prompt: str) -> str:
+def answer(adapter: Adapter, picture: Image, prompt: str) -> str:
     """The model's answer with its own sampler settings."""
     with torch.no_grad(), untouched(adapter.model):
         run = adapter.denoise(adapter.prepare(picture, prompt), adapter.default_sampler)
@@ -52,14 +52,13 @@ def accuracy(
     right: dict[str, list[float]] = defaultdict(list)
     random = np.random.default_rng(seed)
     for scene in scenes:
-        picture = Image.fromarray(scene.image)
         objects = [(thing.shape, thing.colour) for thing in scene.objects]
         for kind in KINDS:
             asked = getattr(conversations, kind)(objects, random)
             if asked is None:
                 continue
             prompt, wanted = asked
-            said = answer(adapter, picture, prompt)
+            said = answer(adapter, scene.image, prompt)
             right[kind].append(said == wanted)
             if kind == "is_there":
                 right["is_there_present" if wanted == "yes" else "is_there_absent"].append(said == wanted)

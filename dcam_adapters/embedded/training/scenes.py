@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
+from PIL.Image import Image
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -34,18 +35,18 @@ CENTRE_OFFSET = 64
 
 
 class ObjectLike(Protocol):
-    """One object of a scene: its words, its box (x0, y0, x1, y1) and its visible mask [H, W]."""
+    """One object of a scene: its words, its box (x0, y0, x1, y1) and its visible mask [H, W] bool."""
 
     shape: str
     colour: str
     box: tuple[int, int, int, int]
-    mask: NDArray[np.bool_]
+    mask: Tensor
 
 
 class SceneLike(Protocol):
-    """A picture [H, W, 3] uint8 and its objects from left to right."""
+    """An RGB picture and its objects from left to right."""
 
-    image: NDArray[np.uint8]
+    image: Image
     objects: Sequence[ObjectLike]
 
 
@@ -143,10 +144,10 @@ class _Labelled(Dataset[tuple[NDArray[np.uint8], ...]]):
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], ...]:
         scene = self.scenes[index]
-        side, patch = scene.image.shape[0], self.patch
+        side, patch = scene.image.height, self.patch
         cells = side // patch
         names = np.array([(self.shapes[o.shape], self.colours[o.colour]) for o in scene.objects])
-        masks = np.stack([o.mask for o in scene.objects])
+        masks = np.stack([o.mask.numpy() for o in scene.objects])
         covered = masks.reshape(-1, cells, patch, cells, patch).mean((2, 4))
         owner, named = covered.argmax(0), covered.max(0) > COVERED
         middles = np.array([((o.box[0] + o.box[2]) / 2, (o.box[1] + o.box[3]) / 2) for o in scene.objects])
@@ -157,7 +158,7 @@ class _Labelled(Dataset[tuple[NDArray[np.uint8], ...]]):
         patches[named, 2:] = np.round(offsets[named]) + CENTRE_OFFSET
         objects = np.zeros((MAX_OBJECTS, 2), np.uint8)
         objects[: len(names)] = names
-        return scene.image, patches, objects
+        return np.asarray(scene.image), patches, objects
 
 
 def _render(folder: Path, dataset: SceneDataset, split: str, length: int, size: int, patch: int) -> None:

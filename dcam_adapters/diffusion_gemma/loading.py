@@ -1,0 +1,72 @@
+"""Loading a checkpoint through transformers, with every tensor that does not fit named."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import DiffusionGemmaForBlockDiffusion
+
+from dcam_adapters.common.checkpoint import weight_files
+from dcam_adapters.common.checkpoint.misfit import check_fit
+from dcam_adapters.common.checkpoint.reading import read_shapes
+from dcam_core.errors import CheckpointError, ConfigurationError
+from dcam_core.placement import DISK, Placement
+
+__all__ = ["load_network"]
+
+
+def load_network(folder: Path, placement: Placement) -> DiffusionGemmaForBlockDiffusion:
+    """The network with its weights, in evaluation mode.
+
+    transformers knows which of the encoder's tensors are those of the decoder and are saved once; no code of the
+    checkpoint is run.
+
+    Args:
+        folder: config.json, generation_config.json and weights, as published.
+        placement: where the weights go. A device map is transformers' own: it needs accelerate.
+
+    Raises:
+        CheckpointError: a file or tensor is missing, unexpected or mis-shaped.
+        ConfigurationError: the placement cannot be had.
+    """
+    if placement.quantisation is not None:
+        raise ConfigurationError(
+            f"quantisation {placement.quantisation!r} is not offered for this family: most of its weights are "
+            "experts, which the quantised layers do not cover; load it in bfloat16"
+        )
+    found = {name: shape for file in weight_files(folder) for name, shape in read_shapes(file).items()}
+    options: dict[str, Any] = {}
+    if placement.device_map is not None:
+        options = _device_map(placement)
+    try:
+        model, report = DiffusionGemmaForBlockDiffusion.from_pretrained(
+            str(folder),
+            dtype=placement.dtype or "auto",
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **options,
+        )
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        line = " ".join(str(error).split())
+        raise CheckpointError(f"{folder} cannot be loaded as a DiffusionGemma checkpoint: {line}") from error
+    there = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    lost = {*report["missing_keys"], *(found.keys() & there.keys())}
+    check_fit(folder, {name: there[name] for name in lost}, found)
+    if placement.device_map is None:
+        model.to(placement.device)
+    model.eval()
+    return model  # type: ignore[no-any-return]
+
+
+def _device_map(placement: Placement) -> dict[str, Any]:
+    """What transformers is told about devices."""
+    mapping = placement.device_map
+    if not isinstance(mapping, str | None) and DISK in mapping.values():
+        raise ConfigurationError(
+            f"device_map puts a part on {DISK!r}, which this family's adapter does not offer: name devices"
+        )
+    return {"device_map": mapping, "max_memory": placement.max_memory}

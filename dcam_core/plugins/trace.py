@@ -1,0 +1,49 @@
+"""`DCAM_TRACE_PLUGINS=1`: every plugin that is loaded and every hook that is called, one line each.
+
+The lines are debug messages of the logger "dcam.plugins". Who has set up logging finds them there; for
+everybody else the switch also writes them to stderr.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["arguments_of", "logger", "shortened", "start_tracing", "switched_on"]
+
+logger = logging.getLogger("dcam.plugins")
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 70
+_SHORT.maxlevel = 3
+
+
+def switched_on(variable: str) -> bool:
+    """Whether an environment variable switches something on: set, and neither empty nor 0."""
+    return os.environ.get(variable, "") not in ("", "0")
+
+
+def start_tracing() -> None:
+    """Let the trace be seen, if `DCAM_TRACE_PLUGINS` asks for it."""
+    if not switched_on("DCAM_TRACE_PLUGINS"):
+        return
+    logger.setLevel(logging.DEBUG)
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        logger.addHandler(handler)
+        # Whoever sets up logging later must not get every line twice.
+        logger.propagate = False
+
+
+def shortened(value: object) -> str:
+    """A value on one short line."""
+    return " ".join(_SHORT.repr(value).split())
+
+
+def arguments_of(arguments: Mapping[str, Any]) -> str:
+    """The arguments of a call on one line."""
+    return ", ".join(f"{name}={shortened(value)}" for name, value in arguments.items())
