@@ -21,10 +21,11 @@ from dcam_core.models import load_model
 from dcam_core.picture import read_pictures
 from dcam_core.plugins import default_manager
 from dcam_core.plugins.failure import describe
-from dcam_core.probing.answers import kind_of, layer_path, refuse_infinite
+from dcam_core.probing.answers import layer_path, refuse_infinite
+from dcam_core.probing.attributing import attribute
 from dcam_core.probing.defaults import CORE_DEFAULTS, NamedProbeLayer
 from dcam_core.probing.picture_grid import picture_grids
-from dcam_core.probing.probe import Probed, probe
+from dcam_core.probing.probe import probe
 from dcam_core.probing.readings import TargetReading, plan_readings
 from dcam_core.probing.refining import refine
 from dcam_core.probing.targets import Answer, Target, read_answer, select_targets
@@ -32,7 +33,7 @@ from dcam_core.probing.untouched import untouched
 from dcam_core.refiner import Refiner
 from dcam_core.results.explanation import Explanation
 from dcam_core.results.picture_maps import PictureMaps
-from dcam_core.results.record import answer_words, explained_targets, model_identity, step_texts
+from dcam_core.results.record import answer_words, decided_by, explained_targets, model_identity, step_texts
 from dcam_core.results.run import ExplainedRun, RunMaps
 
 if TYPE_CHECKING:
@@ -243,10 +244,12 @@ class Explainer:
             [part.raw for part in pictures],
             scores,
             log_probabilities,
-            policies=[self._policy(readings, index) for index in range(len(targets))],
+            policy=str(self.method.mask_step),
             layer=self.layer,
         )
-        return ExplainedRun(explained, pictures, self._decided_by(readings))
+        decisions = [self._layer_decision]
+        decisions += [decision for item in readings for decision in (item.states_from, item.score_from)]
+        return ExplainedRun(explained, pictures, decided_by(decisions))
 
     def _prepare(self, pictures: Sequence[Image.Image], prompt: str) -> Inputs:
         """The prompt with its pictures, all of which must be found in it again."""
@@ -302,45 +305,17 @@ class Explainer:
                 )
                 weights = torch.tensor([readings[i].weight for i in order], device=device)
                 owners = torch.tensor([readings[i].target for i in order], device=device)
-                evidence = torch.split(
-                    self._attribute(probed), [len(grid.positions) for grid in grids], dim=1
-                )
-                for grid, own, values in zip(grids, raw, evidence, strict=True):
-                    own.index_add_(0, owners, grid.lay(values) * weights[:, None, None])
+                label, attribution = self._attribution
+                values = attribute(attribution, label, probed, self.layer)
+                evidence = torch.split(values, [len(grid.positions) for grid in grids], dim=1)
+                for grid, own, part in zip(grids, raw, evidence, strict=True):
+                    own.index_add_(0, owners, grid.lay(part) * weights[:, None, None])
             scores[order] = probed.scores.cpu()
             log_probabilities[order] = probed.log_probabilities.cpu()
             done += len(order)
             if progress is not None:
                 progress("explaining", done, len(readings))
         return raw, scores, log_probabilities
-
-    def _attribute(self, probed: Probed) -> Tensor:
-        """Raw evidence per image token, checked."""
-        label, attribution = self._attribution
-        expected = list(probed.activations.shape[:2])
-        try:
-            values: object = attribution(probed.activations, probed.gradients)
-        except DcamError:
-            raise
-        except Exception as error:
-            raise PluginError(
-                label, f"{label} failed on activations {list(probed.activations.shape)}: {describe(error)}"
-            ) from error
-        if not isinstance(values, Tensor) or list(values.shape) != expected or not values.is_floating_point():
-            raise PluginError(
-                label, f"{label} gave {kind_of(values)}: expected a floating-point tensor of shape {expected}"
-            )
-        if not values.isfinite().all():
-            raise PluginError(
-                label,
-                f"{label} gave values that are not finite at {self.layer!r}: expected finite ones; if it is right, "
-                "load the model with dtype=float32, or probe an earlier layer",
-            )
-        if values.numel() and values.amin() < 0:
-            raise PluginError(
-                label, f"{label} gave values down to {float(values.amin()):.4g}: expected evidence, >= 0"
-            )
-        return values
 
     def _settings(self, trajectory: Trajectory, decided_by: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         """The merged configuration, with what was left open filled in, as plain data."""
@@ -352,22 +327,6 @@ class Explainer:
         if decided_by:
             settings["decided_by"] = {setting: list(origins) for setting, origins in decided_by.items()}
         return self._choices.recorded_in(settings)
-
-    def _policy(self, readings: Sequence[TargetReading], target: int) -> str:
-        """What chose the states of a target: the method's policy, or what the user passed instead."""
-        decision = next(item.states_from for item in readings if item.target == target)
-        return decision.plugin if decision.by == "user" else str(self.method.mask_step)
-
-    def _decided_by(self, readings: Sequence[TargetReading]) -> dict[str, tuple[str, ...]]:
-        """Setting -> who decided it, where that was neither the method nor dcam itself."""
-        decisions = [self._layer_decision]
-        for item in readings:
-            decisions += [item.states_from, item.score_from]
-        found: dict[str, dict[str, None]] = {}
-        for decision in decisions:
-            if decision.by in ("user", "plugin"):
-                found.setdefault(decision.hook.removeprefix("dcam_"), {})[decision.origin] = None
-        return {setting: tuple(origins) for setting, origins in found.items()}
 
     # -- putting the engine together -------------------------------------------------------------------------
 

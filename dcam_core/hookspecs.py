@@ -1,4 +1,4 @@
-"""Every hook of dcam, in the order in which they are called.
+"""Every hook of dcam, kind by kind; `dcam_core/plugins/life.py` tells the order in which a run calls them.
 
 A plugin is a module (or any object) with functions named like the hooks below and marked with `hookimpl`.
 It may ask for fewer arguments than a hook declares, never for others. Hook wrappers are not offered.
@@ -11,8 +11,7 @@ Three kinds of hook:
 * **Deciding** hooks: the first answer that is not None wins. Asked in this order: what the user passed to
   this engine (functions first, then plugins), the chosen adapter's own plugin, all other plugins, the core's
   default. A plugin that brings other families' adapters, but not the chosen one, is never asked. An exception
-  here stops the run, and so does an answer that does not fit: `Raises` says how the engine then speaks to the
-  user.
+  here stops the run, and so does an answer that does not fit: each hook says by which error.
 * **Observing** hooks: every plugin hears them and their return value is ignored. An exception here is
   reported as a warning that names the plugin, and the run goes on; in strict mode it stops the run.
 """
@@ -180,7 +179,7 @@ def dcam_mask_step(
         PluginError: no state at all, a state of another shape or dtype than the answer region, one that reads
             positions which are not the target's, or one of a step that was not taken.
         StructuralValidityError: the step of a state cannot be probed: its forward pass did not hold the whole
-            picture.
+            picture, or computed nothing at a position that is to be read.
     """
 
 
@@ -222,7 +221,7 @@ def dcam_denoising_step(step: DenoisingStep, adapter: Adapter) -> None:
 
 @hookspec
 def dcam_maps_made(targets: Sequence[Target], raw: Tensor, maps: Tensor, picture: int) -> None:
-    """Hear that maps were made, before they become an explanation. Called once for every picture of the prompt.
+    """Hear that the maps over one picture were made, before they become an explanation.
 
     Args:
         targets: T explained targets.

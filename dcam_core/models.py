@@ -17,6 +17,8 @@ from dcam_core.adapter import Adapter
 from dcam_core.errors import CheckpointError, ConfigurationError, PluginError, UnknownNameError
 from dcam_core.placement import Placement
 from dcam_core.plugins import default_manager
+from dcam_core.plugins.failure import indefinite
+from dcam_core.plugins.info import missing_because
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -105,7 +107,8 @@ def load_model(
     if not isinstance(model, Adapter):
         raise PluginError(
             entry.plugin,
-            f"{entry.label} gave a {type(model).__name__} from `load`: expected an instance of {chosen.__qualname__}",
+            f"{entry.label} gave {indefinite(type(model).__name__)} from `load`: expected an instance of "
+            f"{chosen.__qualname__}",
         )
     model.name, model.folder = str(name), folder
     model.model.eval()
@@ -217,7 +220,8 @@ def _locate(name: str, revision: str | None, manager: PluginManager) -> tuple[Pa
             if error.__cause__
             else "A folder of that name does not exist either."
         )
-        raise UnknownNameError("model", name, models.names, hint) from error
+        missing, cause = missing_because(manager.plugins, name)
+        raise UnknownNameError("model", name, models.names, f"{hint} {missing}".rstrip()) from cause or error
 
 
 def _check_options(chosen: type[Adapter], options: Mapping[str, Any]) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -12,13 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from dcam_adapters.common.merging import several
 from dcam_adapters.common.module_tree import require_modules, unwrapped
 from dcam_adapters.common.tokenizer import load_tokenizer
 from dcam_adapters.diffusion_gemma.generating import generate
 from dcam_adapters.diffusion_gemma.loading import load_network
+from dcam_adapters.diffusion_gemma.passes import ENCODER, HEAD, LANGUAGE, SELF_CONDITIONING, Passes
 from dcam_adapters.diffusion_gemma.picture import cut_patches, load_image_processor
 from dcam_adapters.diffusion_gemma.recording import CanvasConditioning
 from dcam_adapters.diffusion_gemma.settings import BlockDiffusionSettings
@@ -36,12 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["DiffusionGemmaAdapter"]
 
 FAMILY = "DiffusionGemma"
-ENCODER = "model.encoder"
-DECODER = "model.decoder"
-LANGUAGE = f"{ENCODER}.language_model"
 TOWER = f"{ENCODER}.vision_tower"
-SELF_CONDITIONING = f"{DECODER}.self_conditioning"
-HEAD = "lm_head"
 
 
 class DiffusionGemmaAdapter(Adapter):
@@ -61,18 +54,21 @@ class DiffusionGemmaAdapter(Adapter):
     """
 
     family: ClassVar[str] = "diffusion-gemma"
+    model: Any
+    _config: Any
     caches = ("prefix",)
 
     def __init__(
         self, model: nn.Module, tokenizer: PreTrainedTokenizerBase | None = None, image_processor: Any = None
     ) -> None:
-        model = unwrapped(model)
-        require_modules(model, (LANGUAGE, TOWER, SELF_CONDITIONING, HEAD), family=FAMILY)
-        self.name = type(model).__name__
         # The attributes of transformers' classes are not typed.
-        self.model: Any = model
+        network: Any = unwrapped(model)
+        require_modules(network, (LANGUAGE, TOWER, SELF_CONDITIONING, HEAD), family=FAMILY)
+        self.name = type(network).__name__
+        self.model = network
         self.tokenizer = tokenizer
-        self._config: Any = model.config
+        self._passes = Passes(network)
+        self._config = network.config
         self._image_processor = image_processor or load_image_processor(None, self._config.vision_config)
 
     # -- getting one ---------------------------------------------------------------------------------
@@ -90,8 +86,8 @@ class DiffusionGemmaAdapter(Adapter):
             ConfigurationError: the placement cannot be had.
         """
         model = load_network(folder, placement)
-        processor = load_image_processor(folder, model.config.vision_config)
-        return cls(model, load_tokenizer(folder), processor)
+        config: Any = model.config
+        return cls(model, load_tokenizer(folder), load_image_processor(folder, config.vision_config))
 
     @classmethod
     def wrap(
@@ -140,9 +136,7 @@ class DiffusionGemmaAdapter(Adapter):
     @property
     def default_sampler(self) -> BlockDiffusionSettings:
         """The settings of the model's generation_config.json, answers as long as it says, in whole canvases."""
-        return BlockDiffusionSettings.published(
-            self.model.generation_config.to_dict(), self._config.canvas_length
-        )
+        return BlockDiffusionSettings.published(self.model.generation_config, self._config.canvas_length)
 
     # -- what it computes ----------------------------------------------------------------------------
 
@@ -164,11 +158,9 @@ class DiffusionGemmaAdapter(Adapter):
                 f"{self.name} has no {lacks}, so it cannot read a prompt: add the published tokenizer files, "
                 "chat_template.jinja among them, or give token ids to prepare_ids"
             )
-        content: list[dict[str, str]] = [{"type": "image"} for _ in pictures]
-        content.append({"type": "text", "text": prompt})
-        text = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], tokenize=False, add_generation_prompt=True
-        )
+        content = [*({"type": "image"} for _ in pictures), {"type": "text", "text": prompt}]
+        message: dict[str, Any] = {"role": "user", "content": content}
+        text = self.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return replace(self.prepare_ids(pictures, torch.tensor([ids])), prompt=prompt)
 
@@ -264,8 +256,8 @@ class DiffusionGemmaAdapter(Adapter):
 
     def encode_prefix(self, inputs: Inputs) -> Prefix:
         """Keys and values of the prompt: image tokens see each other, all else what stands before it."""
-        cache = DynamicCache(config=self._config.get_text_config(decoder=True))
-        self._encode(cache, inputs.embeddings, image_types(inputs).to(self.device))
+        cache = self._passes.empty_cache()
+        self._passes.encode(cache, inputs.embeddings, image_types(inputs))
         return Prefix(keys_values=cache)
 
     def replay(
@@ -280,7 +272,7 @@ class DiffusionGemmaAdapter(Adapter):
 
         Args:
             inputs: the prepared prompt.
-            states: [B, G] int64, ids of the answer region. Canvases are cut from its beginning.
+            states: [B, G] int64, ids of the answer region, whole canvases.
             positions: [P] int64, answer positions. Each is computed in its own canvas: what stands in later ones
                 is not read.
             prefix: the encoded prompt; None: it is encoded here. It is left as it is.
@@ -290,79 +282,22 @@ class DiffusionGemmaAdapter(Adapter):
         Returns:
             [B, P, V] float32.
         """
-        cache = (prefix or self.encode_prefix(inputs)).keys_values
-        length = self._config.canvas_length
-        handed = list(conditioning or [None] * len(states))
-        cache = _copied(cache, len(states))
-        canvas_of = positions // length
+        encoded = self.encode_prefix(inputs) if prefix is None else prefix
+        cache = self._passes.copied(encoded.keys_values, len(states))
+        handed = [None] * len(states) if conditioning is None else conditioning
+        canvases = states.view(len(states), -1, self._config.canvas_length).unbind(1)
+        canvas_of = positions // self._config.canvas_length
         rows: dict[int, Tensor] = {}
         for canvas in range(int(canvas_of.max()) + 1):
-            ids = states[:, canvas * length : (canvas + 1) * length]
             if canvas > 0:
-                before = states[:, (canvas - 1) * length : canvas * length]
-                self._encode(cache, self.model.get_submodule(LANGUAGE).embed_tokens(before))
+                self._passes.append(cache, canvases[canvas - 1])
             own = (canvas_of == canvas).nonzero()[:, 0]
             if len(own):
-                where = positions[own] - canvas * length
-                logits = self._decode(cache, ids, where, self._expected(handed, canvas, ids))
+                where = positions[own] % self._config.canvas_length
+                expected = expected_embeddings(handed, canvas, states.device)
+                logits = self._passes.decode(cache, canvases[canvas], where, expected)
                 rows |= dict(zip(own.tolist(), logits.unbind(1), strict=True))
         return torch.stack([rows[index] for index in range(len(positions))], dim=1)
-
-    def _encode(self, cache: DynamicCache, embeddings: Tensor, types: Tensor | None = None) -> None:
-        """Appends [B, n, D] embeddings to a cache, as the encoder reads them in `generate`."""
-        encoder, start = self.model.get_submodule(ENCODER), cache.get_seq_length()
-        batch, count, _ = embeddings.shape
-        position_ids = torch.arange(start, start + count, dtype=torch.int32, device=embeddings.device)[None]
-        masks = encoder.create_masks_for_generate(
-            config=self._config,
-            inputs_embeds=embeddings[..., :0],
-            attention_mask=torch.ones(batch, start + count, dtype=torch.bool, device=embeddings.device),
-            past_key_values=cache,
-            position_ids=position_ids,
-            mm_token_type_ids=types,
-        )
-        encoder(
-            inputs_embeds=embeddings,
-            attention_mask=masks,
-            position_ids=position_ids,
-            past_key_values=cache,
-        )
-
-    def _decode(self, cache: DynamicCache, ids: Tensor, where: Tensor, expected: Tensor | None) -> Tensor:
-        """[B, P, V] float32, logits at positions [P] of a canvas [B, K] that reads a cache."""
-        decoder, start = self.model.get_submodule(DECODER), cache.get_seq_length()
-        position_ids = torch.arange(start, start + ids.shape[1], dtype=torch.int32, device=ids.device)[None]
-        with nullcontext() if expected is None else self._handed(expected):
-            hidden = decoder(
-                decoder_input_ids=ids, past_key_values=cache, decoder_position_ids=position_ids
-            ).last_hidden_state
-        bound = self.model.final_logit_softcapping
-        logits: Tensor = self.model.get_submodule(HEAD)(hidden[:, where]).float()
-        return torch.tanh(logits / bound) * bound
-
-    @contextmanager
-    def _handed(self, expected: Tensor) -> Iterator[None]:
-        """Within the block, the decoder reads these embeddings [B, K, D] as what the step before expected."""
-
-        def hand(module: nn.Module, args: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            return args[0], expected
-
-        handle = self.model.get_submodule(SELF_CONDITIONING).register_forward_pre_hook(hand)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-    def _expected(
-        self, handed: Sequence[CanvasConditioning | None], canvas: int, ids: Tensor
-    ) -> Tensor | None:
-        """[B, K, D], what each state's step was handed in this canvas, zeros for nothing; None: nothing at all."""
-        own = [given.embeddings if given and given.canvas == canvas else None for given in handed]
-        some = next((embeddings for embeddings in own if embeddings is not None), None)
-        if some is None:
-            return None
-        nothing = torch.zeros_like(some)
-        return torch.stack([nothing if given is None else given for given in own]).to(ids.device)
 
 
 def image_types(inputs: Inputs) -> Tensor:
@@ -373,11 +308,13 @@ def image_types(inputs: Inputs) -> Tensor:
     return types
 
 
-def _copied(cache: DynamicCache, batch: int) -> DynamicCache:
-    """A cache that can be appended to without changing this one, for a batch; keys and values stay in the graph."""
-    copied = copy.copy(cache)
-    copied.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in copied.layers:
-        layer.keys = layer.keys.expand(batch, -1, -1, -1)
-        layer.values = layer.values.expand(batch, -1, -1, -1)
-    return copied
+def expected_embeddings(
+    handed: Sequence[CanvasConditioning | None], canvas: int, device: torch.device
+) -> Tensor | None:
+    """[B, K, D], what each state's step was handed in a canvas, zeros for nothing; None: nothing at all."""
+    own = [given.embeddings if given and given.canvas == canvas else None for given in handed]
+    some = next((embeddings for embeddings in own if embeddings is not None), None)
+    if some is None:
+        return None
+    nothing = torch.zeros_like(some)
+    return torch.stack([nothing if given is None else given for given in own]).to(device)

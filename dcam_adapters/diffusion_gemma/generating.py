@@ -82,7 +82,7 @@ def generate(
     return recorder.trajectory()
 
 
-class _Stop(StoppingCriteria):  # type: ignore[misc]
+class _Stop(StoppingCriteria):
     """No further canvas once the answer holds a stop sequence."""
 
     def __init__(self, prompt: int, settings: BlockDiffusionSettings) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
-import torch
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
 from transformers import DiffusionGemmaForBlockDiffusion
 
 from dcam_adapters.common.checkpoint import weight_files
@@ -18,7 +18,7 @@ from dcam_core.placement import DISK, Placement
 __all__ = ["load_network"]
 
 
-def load_network(folder: Path, placement: Placement) -> DiffusionGemmaForBlockDiffusion:
+def load_network(folder: Path, placement: Placement) -> nn.Module:
     """The network with its weights, in evaluation mode.
 
     transformers knows which of the encoder's tensors are those of the decoder and are saved once; no code of the
@@ -42,7 +42,7 @@ def load_network(folder: Path, placement: Placement) -> DiffusionGemmaForBlockDi
     if placement.device_map is not None:
         options = _device_map(placement)
     try:
-        model, report = DiffusionGemmaForBlockDiffusion.from_pretrained(
+        loaded: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(
             str(folder),
             dtype=placement.dtype or "auto",
             local_files_only=True,
@@ -50,16 +50,18 @@ def load_network(folder: Path, placement: Placement) -> DiffusionGemmaForBlockDi
             ignore_mismatched_sizes=True,
             **options,
         )
-    except (OSError, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, StrictDataclassError) as error:
         line = " ".join(str(error).split())
         raise CheckpointError(f"{folder} cannot be loaded as a DiffusionGemma checkpoint: {line}") from error
+    model, report = loaded
     there = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    lost = {*report["missing_keys"], *(found.keys() & there.keys())}
-    check_fit(folder, {name: there[name] for name in lost}, found)
+    # A tensor that is tied to a saved one is neither in the file nor missing.
+    needed = found.keys() | set(report["missing_keys"])
+    check_fit(folder, {name: shape for name, shape in there.items() if name in needed}, found)
     if placement.device_map is None:
         model.to(placement.device)
-    model.eval()
-    return model  # type: ignore[no-any-return]
+    network: nn.Module = model.eval()
+    return network
 
 
 def _device_map(placement: Placement) -> dict[str, Any]:

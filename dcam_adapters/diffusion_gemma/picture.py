@@ -79,10 +79,10 @@ def cut_patches(pictures: Sequence[Image.Image], processor: Any, pooling: int) -
     try:
         made = processor(images=pictures, return_tensors="pt")
     except ValueError as error:
-        sizes = ", ".join(f"{width}x{height}" for width, height in (picture.size for picture in pictures))
+        found = ", ".join(f"{picture.width}x{picture.height}" for picture in pictures)
         line = " ".join(str(error).split())
         raise PictureError(
-            f"a picture of {sizes} pixels cannot be resized to whole image tokens ({line}): crop it to a less "
+            f"a picture of {found} pixels cannot be resized to whole image tokens ({line}): crop it to a less "
             "extreme aspect ratio"
         ) from error
     sizes = tuple(picture.size for picture in pictures)

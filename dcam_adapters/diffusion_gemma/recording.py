@@ -46,7 +46,7 @@ class CanvasConditioning:
     embeddings: Tensor
 
 
-class Recorder(BaseStreamer, LogitsProcessor):  # type: ignore[misc]
+class Recorder(BaseStreamer, LogitsProcessor):
     """Listens to one `generate` of one prompt.
 
     Args:
@@ -67,13 +67,13 @@ class Recorder(BaseStreamer, LogitsProcessor):  # type: ignore[misc]
     ) -> None:
         self._decoder, self._settings, self._on_step = decoder, settings, on_step
         # Which positions are accepted follows from the logits alone: asked again, the sampler says the same.
-        self._sampler = EntropyBoundSampler(
+        self._sampler: Any = EntropyBoundSampler(
             EntropyBoundSamplerConfig(settings.entropy_bound),
             settings.canvas_length,
             vocabulary,
             settings.steps_per_canvas,
         )
-        self._temperature = LinearTemperatureScheduleLogitsProcessor(
+        self._temperature: Any = LinearTemperatureScheduleLogitsProcessor(
             settings.t_min, settings.t_max, settings.steps_per_canvas
         )
         self._answer = noise.clone()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -73,24 +72,21 @@ class BlockDiffusionSettings(SamplerSettings):
         super().__post_init__()
 
     @classmethod
-    def published(cls, generation: Mapping[str, Any], canvas_length: int) -> Self:
+    def published(cls, generation: Any, canvas_length: int) -> Self:
         """The settings of a generation_config.json.
 
         Args:
-            generation: its content; what it lacks is as in the class.
+            generation: transformers' `DiffusionGemmaGenerationConfig`; what it leaves open is as in the class.
             canvas_length: tokens of a canvas.
         """
-        wanted = int(generation.get("max_new_tokens") or canvas_length)
-        sampler = generation.get("sampler_config") or {}
+        wanted = int(generation.max_new_tokens or canvas_length)
         named = {
-            "steps_per_canvas": generation.get("max_denoising_steps"),
-            "entropy_bound": sampler.get("entropy_bound"),
-            **{
-                name: generation.get(name)
-                for name in ("t_min", "t_max", "stability_threshold", "confidence_threshold")
-            },
+            name: getattr(generation, name)
+            for name in ("t_min", "t_max", "stability_threshold", "confidence_threshold")
         }
-        ends = generation.get("eos_token_id")
+        named["steps_per_canvas"] = generation.max_denoising_steps
+        named["entropy_bound"] = getattr(generation.sampler_config, "entropy_bound", None)
+        ends = generation.eos_token_id
         ends = [] if ends is None else ends if isinstance(ends, list | tuple) else [ends]
         settings = cls(
             # Whole canvases, as many as hold what is wanted.

@@ -31,7 +31,7 @@ def new(session: Session, *, kind: str, name: str, out: str | None) -> None:
     for path in write_distribution(kind, names, folder, session.manager):
         click.echo(str(folder / path))
     click.echo(
-        f"{kind} {names.registered!r}: install it with `pip install -e {folder}`; {folder / 'README.md'} goes on from "
-        "there",
+        f"{kind} {names.registered!r}: install it with `pip install -e {folder}`; {folder / 'README.md'} goes on "
+        "from there",
         err=True,
     )

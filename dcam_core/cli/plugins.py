@@ -50,6 +50,7 @@ def _status(info: PluginInfo) -> str:
 def _as_data(info: PluginInfo) -> dict[str, Any]:
     failure = info.failure and {
         "phase": info.failure.phase,
+        "hook": info.failure.hook,
         "cause": describe(info.failure.cause),
         "traceback": info.failure.traceback,
     }
@@ -75,7 +76,7 @@ def _as_text(info: PluginInfo, *, with_source: bool, with_traceback: bool) -> st
     if others:
         lines.append(f"  hooks: {', '.join(others)}")
     if info.failure:
-        lines.append(f"  failed to {info.failure.phase}: {describe(info.failure.cause)}")
+        lines.append(f"  {info.failure.reason}")
         if with_traceback:
             lines.append(info.failure.traceback.rstrip())
     return "\n".join(lines)

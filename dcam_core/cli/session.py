@@ -37,5 +37,5 @@ class Session:
     @cached_property
     def manager(self) -> PluginManager:
         """The plugins, with the switches applied; of two that contradict each other the later one holds."""
-        wanted, blocked = read_switches(self.plugin_switches)
-        return PluginManager(extra=wanted, blocked=blocked)
+        named, blocked = read_switches(self.plugin_switches)
+        return PluginManager(extra=named, blocked=blocked)

@@ -99,7 +99,9 @@ class Subject:
             raise NotApplicableError(f"{self.adapter.family} has no sampler setting {' nor '.join(absent)}")
         run = self.adapter.denoise(self.inputs, self.settings.merged(changes or {}))
         if (run.commit_steps == NEVER_COMMITTED).all():
-            raise NotApplicableError("the model decided no token")
+            masked = self.adapter.mask_token_id is not None
+            why = ": it chose the mask token everywhere" if masked else ""
+            raise NotApplicableError(f"the model decided no token{why}")
         return run
 
     @cached_property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from dcam_core.plugins.failure import PluginWarning, describe
 from dcam_core.plugins.fit import declared_arguments
 from dcam_core.plugins.info import missing_because
 from dcam_core.plugins.relay import Relay, call, relay_of
-from dcam_core.plugins.trace import arguments_of, logger, shortened
+from dcam_core.plugins.trace import Brief, logger
 
 if TYPE_CHECKING:
     from dcam_core.plugins import PluginManager
@@ -115,7 +114,7 @@ class EngineHooks:
             PluginError: a plugin raised anything else.
         """
         self._check(hook, arguments)
-        logger.debug("%s(%s)", hook, arguments_of(arguments) if logger.isEnabledFor(logging.DEBUG) else "")
+        logger.debug("%s(%s)", hook, Brief(arguments))
         for by, relay, implementation in self._deciders(hook):
             origin = relay.origin(implementation.plugin_name)
             try:
@@ -127,7 +126,7 @@ class EngineHooks:
             except (Exception, SystemExit) as error:
                 raise _failed(implementation, origin, hook, error) from error
             if answer is not None:
-                logger.debug("  %s -> %s: this answer holds", origin, shortened(answer))
+                logger.debug("  %s -> %s: this answer holds", origin, Brief(answer))
                 return Decision(hook, answer, implementation.plugin_name, origin, by)
             if by != "core":  # that most of dcam's own are asked for another name is no news
                 logger.debug("  %s -> None: passes the question on", origin)

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Any, Generic, TypeVar, cast
 
 from dcam_core.errors import PluginError
-from dcam_core.plugins.failure import describe, origin_of
+from dcam_core.plugins.failure import describe, indefinite, origin_of
 
 __all__ = ["Contract", "Entry", "file", "folder", "import_object", "normalise", "subclass_of"]
 
@@ -92,7 +92,7 @@ class Entry(Generic[T]):
         """
         thing = self._imported()
         if self.contract is not None and (complaint := self.contract(thing)):
-            where = f" ({self.target})" if isinstance(self.target, str) else ""
+            where = f", {self.target!r}," if isinstance(self.target, str) else ""
             raise PluginError(self.plugin, f"{self.label}{where} {complaint}")
         return thing
 
@@ -119,7 +119,7 @@ def subclass_of(base: str) -> Contract:
         expected = import_object(base)
         public = f"dcam_core.{expected.__name__}"
         if not inspect.isclass(thing):
-            return f"is {_article(type(thing).__name__)}: expected a class, a subclass of {public}"
+            return f"is {indefinite(type(thing).__name__)}: expected a class, a subclass of {public}"
         if not issubclass(thing, expected):
             return f"is the class {thing.__qualname__}: expected a subclass of {public}"
         if inspect.isabstract(thing):
@@ -133,16 +133,12 @@ def subclass_of(base: str) -> Contract:
 def file(thing: object) -> str:
     """The contract of a kind whose things are files."""
     if not isinstance(thing, Path):
-        return f"is {_article(type(thing).__name__)}: expected the pathlib.Path of a file"
+        return f"is {indefinite(type(thing).__name__)}: expected the pathlib.Path of a file"
     return "" if thing.is_file() else f"is {thing}, which is not there: expected the path of a file"
 
 
 def folder(thing: object) -> str:
     """The contract of a kind whose things are folders."""
     if not isinstance(thing, Path):
-        return f"is {_article(type(thing).__name__)}: expected the pathlib.Path of a folder"
+        return f"is {indefinite(type(thing).__name__)}: expected the pathlib.Path of a folder"
     return "" if thing.is_dir() else f"is {thing}, which is not there: expected the path of a folder"
-
-
-def _article(noun: str) -> str:
-    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"

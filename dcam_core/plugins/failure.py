@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from dcam_core.errors import DcamError, PluginError
 
-__all__ = ["PluginFailure", "PluginLoadError", "PluginWarning", "describe", "origin_of"]
+__all__ = ["PluginFailure", "PluginLoadError", "PluginWarning", "describe", "indefinite", "origin_of"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class PluginFailure:
         cause: the exception.
         traceback: the formatted traceback of `cause`.
         offered: names of the things that it had begun to register.
+        hook: the registering hook that raised; "" if none did.
     """
 
     name: str
@@ -31,10 +32,16 @@ class PluginFailure:
     cause: BaseException = field(repr=False)
     traceback: str = field(repr=False)
     offered: frozenset[str] = frozenset()
+    hook: str = ""
 
     def __str__(self) -> str:
-        origin = origin_of(self.name, self.distribution, self.version)
-        return f"{origin} failed to {self.phase}: {describe(self.cause)}"
+        return f"{origin_of(self.name, self.distribution, self.version)} {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """What failed and why, on one line: "failed to import: ImportError: no module named cv3"."""
+        where = f" in {self.hook}" if self.hook and not isinstance(self.cause, PluginError) else ""
+        return f"failed to {self.phase}{where}: {describe(self.cause)}"
 
 
 class PluginLoadError(PluginError):
@@ -58,6 +65,11 @@ def origin_of(name: str, distribution: str = "", version: str = "") -> str:
     """Whose a plugin is, as every message says it: "plugin 'sharp' (dcam-sharp 1.0)"."""
     brought = " ".join(part for part in (distribution, version) if part)
     return f"plugin {name!r} ({brought})" if brought else f"plugin {name!r}"
+
+
+def indefinite(noun: str) -> str:
+    """A noun with its article: "a list", "an int"."""
+    return f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}"
 
 
 def describe(error: BaseException) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dcam_core import hookspecs
 from dcam_core.errors import PluginError
+from dcam_core.plugins.failure import indefinite
 
 __all__ = ["HOOKS", "declared_arguments", "refuse_misfit", "refuse_misfit_function"]
 
@@ -41,7 +42,9 @@ def refuse_misfit(plugin: object, name: str) -> None:
         function = _value(plugin, attribute)
         if not inspect.isroutine(function):
             if attribute in HOOKS:
-                raise PluginError(name, f"{attribute} is a {type(function).__name__}: write a function")
+                raise PluginError(
+                    name, f"{attribute} is {indefinite(type(function).__name__)}: write a function"
+                )
             continue
         options = getattr(function, _MARK, None)
         if options is None:

@@ -44,8 +44,8 @@ LIFE: tuple[Phase, ...] = (
             "dcam_register_models",
         ),
         caller="dcam_core.plugins.manager:PluginManager.load",
-        says="Once in the life of a `PluginManager`, when something is first asked for, not when it is made. "
-        "Register names and import strings here and import nothing heavy: `dcam plugins` runs this too.",
+        says="A `PluginManager` does this when something is first asked for, not when it is made, and never "
+        "again. Register names and import strings here and import nothing heavy: `dcam plugins` runs this too.",
     ),
     Phase(
         name="An `Explainer` is made",
@@ -68,8 +68,8 @@ LIFE: tuple[Phase, ...] = (
         each="target",
         hooks=("dcam_mask_step", "dcam_gradient_target"),
         caller="dcam_core.probing.readings:plan_readings",
-        says="The answer is complete and its words are known. Every target's question is put before the first "
-        "state is replayed, so an answer that does not fit costs no forward pass.",
+        says="The answer is complete and its words are known. The questions for all targets are put before the "
+        "first state is replayed, so an answer of the wrong kind costs no forward pass.",
     ),
     Phase(
         name="The maps are made",

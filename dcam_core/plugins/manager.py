@@ -28,13 +28,15 @@ import os
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from dcam_core.errors import PluginError, UnknownNameError
 from dcam_core.hookspecs import Register
 from dcam_core.plugins.engine_hooks import EngineHooks
 from dcam_core.plugins.entry import normalise
-from dcam_core.plugins.failure import PluginFailure, PluginLoadError, PluginWarning, describe
+from dcam_core.plugins.failure import PluginFailure, PluginLoadError, PluginWarning, indefinite
+from dcam_core.plugins.fit import HOOKS
 from dcam_core.plugins.info import PluginInfo, Status
 from dcam_core.plugins.registry import Registries, Registry
 from dcam_core.plugins.relay import REGISTERING, Relay, call, qualified_name
@@ -42,6 +44,15 @@ from dcam_core.plugins.sources import Source, find_sources, read_switches, simil
 from dcam_core.plugins.trace import logger, start_tracing, switched_on
 
 __all__ = ["PluginManager", "default_manager"]
+
+
+@dataclass
+class _Attempt:
+    """How far the loading of one plugin has come: what is recorded if it fails."""
+
+    phase: str = "register"
+    hook: str = ""
+    offered: list[str] = field(default_factory=list)
 
 
 class PluginManager:
@@ -52,7 +63,7 @@ class PluginManager:
         autoload: load installed entry points; None: unless `DCAM_DISABLE_PLUGIN_AUTOLOAD` is set.
         extra: names of entry points, modules or objects ("package.module:object") to load in any case, beside
             those in `DCAM_PLUGINS`. They are asked for by name: one that fails is an error.
-        blocked: names of plugins that are not imported, also where `DCAM_PLUGINS` names them.
+        blocked: names of plugins that are not imported, also where `extra` or `DCAM_PLUGINS` name them.
     """
 
     def __init__(
@@ -68,7 +79,7 @@ class PluginManager:
         self._autoload = not switched_on("DCAM_DISABLE_PLUGIN_AUTOLOAD") if autoload is None else autoload
         self._required = tuple(extra)
         switches = [*os.environ.get("DCAM_PLUGINS", "").split(","), *self._required]
-        self._wanted, self._blocked = read_switches([*switches, *(f"no:{name}" for name in blocked)])
+        self._named, self._blocked = read_switches([*switches, *(f"no:{name}" for name in blocked)])
         self._infos: list[PluginInfo] = []
         self._registries = Registries(self._infos)
         self._relay = Relay()
@@ -79,7 +90,7 @@ class PluginManager:
 
     @functools.cached_property
     def _sources(self) -> list[Source]:
-        return find_sources(self._wanted)
+        return find_sources(self._named)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -216,7 +227,7 @@ class PluginManager:
         """Load one plugin, unless it is switched off."""
         if source.answers_to(self._blocked):
             self._infos.append(_info(source, "blocked"))
-        elif source.installed and not self._autoload and not source.answers_to(self._wanted):
+        elif source.installed and not self._autoload and not source.answers_to(self._named):
             self._infos.append(_info(source, "not loaded"))
         else:
             failure = self._load(source)
@@ -229,24 +240,31 @@ class PluginManager:
 
     def _load(self, source: Source) -> PluginFailure | None:
         """Load one plugin, whole or not at all."""
-        phase = "register"
-        offered: list[str] = []
+        attempt = _Attempt()
         try:
             self._refuse_taken(source)
-            phase = "import"
+            attempt.phase = "import"
             plugin = source.load()
-            phase = "validate"
+            attempt.phase = "validate"
             self._relay.register(plugin, source.name, source.origin)
-            phase = "register"
-            self._let_register(source, offered)
+            attempt.phase = "register"
+            self._let_register(source, attempt)
         # A plugin that calls sys.exit() while it is imported must not end the program either.
         except (Exception, SystemExit) as error:  # noqa: BLE001 - recorded, and reported by load()
-            logger.debug("%s from %s: failed to %s: %s", source.origin, source.target, phase, describe(error))
-            trace = "".join(traceback.format_exception(error))
-            return PluginFailure(
-                source.name, source.distribution, source.version, phase, error, trace, frozenset(offered)
+            failure = PluginFailure(
+                name=source.name,
+                distribution=source.distribution,
+                version=source.version,
+                phase=attempt.phase,
+                cause=error,
+                traceback="".join(traceback.format_exception(error)),
+                offered=frozenset(attempt.offered),
+                hook=attempt.hook,
             )
-        hooks = tuple(sorted(caller.name for caller in self._relay.get_hookcallers(plugin) or ()))
+            logger.debug("%s, from %s", failure, source.target)
+            return failure
+        callers = self._relay.get_hookcallers(plugin) or ()
+        hooks = tuple(sorted(caller.name for caller in callers if caller.name in HOOKS))
         offers = {
             kind: names
             for kind, registry in self._registries.items()
@@ -266,15 +284,15 @@ class PluginManager:
                     "its entry point",
                 )
 
-    def _let_register(self, source: Source, offered: list[str]) -> None:
-        """Call the registering hooks of one plugin; `offered` collects the names, also if it fails."""
+    def _let_register(self, source: Source, attempt: _Attempt) -> None:
+        """Call the registering hooks of one plugin; `attempt` knows what it offered, also if it fails."""
 
         def register_in(registry: Registry[Any]) -> Register:
             def register(name: str, target: object, /, **metadata: Any) -> None:
                 entry = registry.add(
                     name, target, plugin=source.name, distribution=source.distribution, metadata=metadata
                 )
-                offered.append(entry.name)
+                attempt.offered.append(entry.name)
 
             return register
 
@@ -282,8 +300,9 @@ class PluginManager:
             for kind, registry in self._registries.items():
                 for implementation in self._relay.implementations(REGISTERING + kind):
                     if implementation.plugin_name == source.name:
+                        attempt.hook = REGISTERING + kind
                         answer = call(implementation, {"register": register_in(registry)})
-                        _refuse_answer(source.name, REGISTERING + kind, answer)
+                        _refuse_answer(source.name, attempt.hook, answer)
         except BaseException:
             self._take_out(source.name)
             raise
@@ -299,8 +318,8 @@ def _refuse_answer(plugin: str, hook: str, answer: object) -> None:
     if answer is not None:
         raise PluginError(
             plugin,
-            f"{hook} returned a {type(answer).__name__}: expected nothing; call register(name, target) for each "
-            "thing that is offered",
+            f"{hook} returned {indefinite(type(answer).__name__)}: expected nothing; call register(name, target) "
+            "for each thing that is offered",
         )
 
 

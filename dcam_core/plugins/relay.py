@@ -12,7 +12,7 @@ import pluggy
 
 from dcam_core import hookspecs
 from dcam_core.errors import PluginError
-from dcam_core.plugins.failure import origin_of
+from dcam_core.plugins.failure import indefinite, origin_of
 from dcam_core.plugins.fit import HOOKS, refuse_misfit, refuse_misfit_function
 
 __all__ = ["REGISTERING", "Relay", "call", "qualified_name", "relay_of"]
@@ -125,10 +125,14 @@ def qualified_name(thing: object) -> str:
 
 def _as_plugin(candidate: object, hook: str | None, name: str) -> object:
     """A plugin as it is; a function as a plugin that answers the hook that it is given for, or named like."""
+    if isinstance(candidate, str):
+        raise PluginError(
+            name, f"{candidate!r} is a name: give the plugin itself, or load it by PluginManager(extra=)"
+        )
     if hook is None and not inspect.isroutine(candidate):
         return candidate
     if not callable(candidate):
-        raise PluginError(name, f"it is a {type(candidate).__name__}: give a function")
+        raise PluginError(name, f"it is {indefinite(type(candidate).__name__)}: give a function")
     if hook is None:
         options = getattr(candidate, f"{hookspecs.PROJECT}_impl", None)
         own = getattr(candidate, "__name__", "")

@@ -52,16 +52,18 @@ def read_switches(switches: Iterable[str]) -> tuple[tuple[str, ...], tuple[str, 
     """What "NAME" and "no:NAME" say together; of two that contradict each other the later one holds.
 
     Returns:
-        Names of plugins that are wanted, and names of those that are blocked, in order.
+        Names of plugins that somebody asked for, and names of those that are blocked in the end, in order.
     """
-    wanted: dict[str, str] = {}
+    named: dict[str, str] = {}
     blocked: dict[str, str] = {}
     for switch in filter(None, map(str.strip, switches)):
         name = switch.removeprefix("no:")
-        on, off = (blocked, wanted) if switch.startswith("no:") else (wanted, blocked)
-        off.pop(normalise(name), None)
-        on[normalise(name)] = name
-    return tuple(wanted.values()), tuple(blocked.values())
+        if switch.startswith("no:"):
+            blocked[normalise(name)] = name
+        else:
+            named.setdefault(normalise(name), name)
+            blocked.pop(normalise(name), None)
+    return tuple(named.values()), tuple(blocked.values())
 
 
 def find_sources(named: Sequence[str]) -> list[Source]:

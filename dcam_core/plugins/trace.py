@@ -10,9 +10,8 @@ import logging
 import os
 import reprlib
 from collections.abc import Mapping
-from typing import Any
 
-__all__ = ["arguments_of", "logger", "shortened", "start_tracing", "switched_on"]
+__all__ = ["Brief", "logger", "start_tracing", "switched_on"]
 
 logger = logging.getLogger("dcam.plugins")
 
@@ -39,11 +38,17 @@ def start_tracing() -> None:
         logger.propagate = False
 
 
-def shortened(value: object) -> str:
-    """A value on one short line."""
+class Brief:
+    """A value, or the arguments of a call, on one short line; written only if somebody reads the trace."""
+
+    def __init__(self, value: object) -> None:
+        self._value = value
+
+    def __str__(self) -> str:
+        if isinstance(self._value, Mapping):
+            return ", ".join(f"{name}={_line(value)}" for name, value in self._value.items())
+        return _line(self._value)
+
+
+def _line(value: object) -> str:
     return " ".join(_SHORT.repr(value).split())
-
-
-def arguments_of(arguments: Mapping[str, Any]) -> str:
-    """The arguments of a call on one line."""
-    return ", ".join(f"{name}={shortened(value)}" for name, value in arguments.items())

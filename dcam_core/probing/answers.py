@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dcam_core.errors import ConfigurationError, DcamError, PluginError
-from dcam_core.plugins.failure import describe
+from dcam_core.plugins.failure import describe, indefinite
 from dcam_core.probing.gradient_targets import GradientTarget, Score
 from dcam_core.probing.mask_steps import ProbeState
 
@@ -114,9 +114,8 @@ def refuse_infinite(
 def kind_of(value: object) -> str:
     """What a wrong answer is, for messages: "a list", "a float64 tensor of shape [2, 3]"."""
     if isinstance(value, Tensor):
-        return f"a {str(value.dtype).removeprefix('torch.')} tensor of shape {list(value.shape)}"
-    name = type(value).__name__
-    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+        return f"{indefinite(str(value.dtype).removeprefix('torch.'))} tensor of shape {list(value.shape)}"
+    return indefinite(type(value).__name__)
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,8 @@ def _misfit(state: object, target: Target, trajectory: Trajectory) -> str:
     """What is wrong with one item of an answer to `dcam_mask_step`; "" if nothing is."""
     if not isinstance(state, ProbeState):
         return f"{kind_of(state)} among the states"
-    ids, positions, step = state.ids, state.positions, state.step
+    ids: object = state.ids
+    positions, step = state.positions, state.step
     if not isinstance(ids, Tensor):
         return f"ids that are {kind_of(ids)}"
     if ids.shape != trajectory.final.shape or ids.dtype != torch.int64 or ids.device.type != "cpu":

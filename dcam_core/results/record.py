@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,10 +15,11 @@ from dcam_core.results.words import ExplainedTarget, Word
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
     from dcam_core.denoising.trajectory import Trajectory
+    from dcam_core.plugins.engine_hooks import Decision
     from dcam_core.probing.readings import TargetReading
     from dcam_core.probing.targets import Answer, Target
 
-__all__ = ["answer_words", "explained_targets", "model_identity", "step_texts"]
+__all__ = ["answer_words", "decided_by", "explained_targets", "model_identity", "step_texts"]
 
 BLANK = "\u2581"
 """Stands for an undecided token: one glyph reads better than the mask token's own name."""
@@ -32,7 +33,7 @@ def explained_targets(
     scores: Tensor,
     log_probabilities: Tensor,
     *,
-    policies: Sequence[str],
+    policy: str,
     layer: str,
 ) -> tuple[ExplainedTarget, ...]:
     """The records of all targets, with remarks for the reader.
@@ -44,7 +45,8 @@ def explained_targets(
         raw: one [T, H, W] per picture, the raw maps.
         scores: [R] value of the gradient target in each reading.
         log_probabilities: [R] summed log-probability of the tokens read in each.
-        policies: T names of what chose the states of each target.
+        policy: the method's mask-step policy; of a target whose states the user's own plugin chose, the name of
+            that stands in its place.
         layer: path of the probed module.
     """
     records = []
@@ -60,10 +62,21 @@ def explained_targets(
                 "anything else"
             )
         read = [readings[i] for i in own]
+        chosen = readings[own[0]].states_from
+        state = chosen.plugin if chosen.by == "user" else policy
         records.append(
-            _explained(target, trajectory, read, scores[own], log_probabilities[own], policies[index], notes)
+            _explained(target, trajectory, read, scores[own], log_probabilities[own], state, notes)
         )
     return tuple(records)
+
+
+def decided_by(decisions: Iterable[Decision]) -> dict[str, tuple[str, ...]]:
+    """Setting -> who decided it, where that was neither the method nor dcam itself."""
+    found: dict[str, dict[str, None]] = {}
+    for decision in decisions:
+        if decision.by in ("user", "plugin"):
+            found.setdefault(decision.hook.removeprefix("dcam_"), {})[decision.origin] = None
+    return {setting: tuple(origins) for setting, origins in found.items()}
 
 
 def answer_words(answer: Answer, trajectory: Trajectory) -> tuple[Word, ...]:

@@ -63,8 +63,8 @@ class Names:
             )
         if not names.stem[0].isalpha():
             raise UsageError(
-                f"{name!r} would need a Python class {names.stem!r}, and no class begins with a digit: begin it with a "
-                "letter"
+                f"{name!r} would need a Python class {names.stem!r}, and no class begins with a digit: begin it "
+                "with a letter"
             )
         if keyword.iskeyword(names.package):
             raise UsageError(
@@ -128,7 +128,7 @@ def _owners(names: Names, kinds: tuple[str, ...], manager: PluginManager) -> Ite
     for kind in kinds:
         if names.registered in registries[kind]:
             entry = registries[kind].entry(names.registered)
-            yield f"there is a {entry.kind} {entry.name!r} of {entry.origin}"
+            yield f"{entry.origin} offers {entry.kind} {entry.name!r}"
 
 
 def _installed(distribution: str) -> str | None:

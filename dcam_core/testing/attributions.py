@@ -124,11 +124,11 @@ def _inputs(attribution: Attribution) -> str:
 
 
 def _memory_layout(attribution: Attribution) -> str:
-    """Values count, not where they lie: strided gradients, and activations that all readings share."""
+    """Values count, not where they lie: transposed gradients, and activations that all readings share."""
     activations, gradients = _example()
     shared = activations[:1].expand_as(activations)
     expected = attribution(shared.contiguous(), gradients)
-    actual = attribution(shared, _calls.strided(gradients))
+    actual = attribution(shared, _calls.transposed(gradients))
     return _calls.close(actual, expected, 1e-9, "inputs in another memory layout")
 
 

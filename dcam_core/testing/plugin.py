@@ -1,4 +1,4 @@
-"""Plugin that offers the toy by name, for tries on the command line: `dcam explain ... -p dcam_core.testing.plugin`.
+"""Plugin that offers the toy by name, for tries on the command line: `dcam -p dcam_core.testing.plugin explain ...`.
 
 No entry point names it: it is there for whom asks for it.
 """

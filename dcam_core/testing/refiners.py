@@ -123,7 +123,7 @@ def _memory_layout(refiner: Refiner) -> str:
     maps = _maps()
     expected = _refined(refiner, maps)
     return _calls.close(
-        _refined(refiner, _calls.strided(maps)), expected, 1e-9, "maps in another memory layout"
+        _refined(refiner, _calls.transposed(maps)), expected, 1e-9, "maps in another memory layout"
     )
 
 

@@ -95,11 +95,14 @@ def tiny_model(seed: int = 0) -> DiffusionGemmaForBlockDiffusion:
         for name, parameter in model.named_parameters():
             if name.endswith("position_embedding_table"):
                 torch.nn.init.normal_(parameter, std=0.3)
+            elif "vision_tower" in name and "post_attention_layernorm" in name:
+                # Like a trained tower, this one shows mostly what is at the token's own place.
+                torch.nn.init.constant_(parameter, 0.1)
             elif parameter.ndim >= 2:
                 torch.nn.init.normal_(parameter, std=1.2 * parameter.shape[-1] ** -0.5)
         torch.nn.init.normal_(model.lm_head.weight, std=1.0)
     generation = model.generation_config
-    generation.max_new_tokens = 2 * CANVAS
+    generation.max_new_tokens, generation.eos_token_id = 2 * CANVAS, EOS
     generation.max_denoising_steps = 6
     generation.sampler_config = EntropyBoundSamplerConfig(entropy_bound=1.0)
     generation.t_min, generation.t_max = 0.4, 0.8

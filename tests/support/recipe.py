@@ -87,7 +87,10 @@ def write(block: Block) -> None:
     importlib.invalidate_caches()
     if path.name == "pyproject.toml":
         project = tomllib.loads(block.text)["project"]
-        info = Path(f"{project['name'].replace('-', '_')}-{project['version']}.dist-info")
+        package = project["name"].replace("-", "_")
+        if not Path(package, "__init__.py").exists():
+            raise AssertionError(f"hatchling finds nothing to pack: there is no {package}/__init__.py yet")
+        info = Path(f"{package}-{project['version']}.dist-info")
         info.mkdir()
         (info / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
         lines = [f"{name} = {value}" for name, value in project["entry-points"]["dcam"].items()]

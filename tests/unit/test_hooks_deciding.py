@@ -66,8 +66,13 @@ def test_probe_layer_must_be_in_the_model():
     def dcam_probe_layer(adapter):
         return "blocks.1.nlp"
 
-    with pytest.raises(ConfigurationError, match=r"'blocks.1.nlp' is not a module of toy.*'blocks.1.mlp'"):
+    with pytest.raises(PluginError, match=r"answered dcam_probe_layer with 'blocks.1.nlp'.*'blocks.1.mlp'"):
         Explainer(toy_adapter(), "grad-cam", plugins=[dcam_probe_layer])
+
+
+def test_probe_layer_of_the_method_must_be_in_the_model():
+    with pytest.raises(ConfigurationError, match="probe_layer 9 is not a block of toy"):
+        Explainer(toy_adapter(), "grad-cam", overrides=["probe_layer=9"])
 
 
 # -- dcam_mask_step ------------------------------------------------------------------------------------------
@@ -174,7 +179,8 @@ def test_gradient_target_decides_what_is_differentiated():
     def dcam_gradient_target(name, parameters, target, adapter):
         def score(logits, ids):
             seen.append((logits.detach().clone(), ids.tolist()))
-            return parameters["scale"] * (logits[0, ids[0]] - logits[-1].mean())
+            others = logits[-1][logits[-1].isfinite()]  # what the sampler suppresses is -inf
+            return parameters["scale"] * (logits[0, ids[0]] - others.mean())
 
         return GradientTarget(score, context=(5,)) if name == "margin" else None
 
@@ -188,6 +194,8 @@ def test_gradient_target_decides_what_is_differentiated():
     assert ids == list(explanation.targets[0].token_ids)
     finite = logits.isfinite()  # what the sampler suppresses is -inf here too
     torch.testing.assert_close(logits[finite], expected[finite], atol=1e-4, rtol=1e-4)
+    score = 2 * (expected[0, ids[0]] - expected[1][finite[1]].mean())
+    assert explanation.targets[0].score == pytest.approx(float(score), abs=1e-4)
 
 
 def test_gradient_target_must_read_the_answer():

@@ -9,7 +9,16 @@ from types import ModuleType
 import pytest
 import torch
 
-from dcam_core import Attribution, Explainer, Refiner, hookimpl, load_model
+from dcam_core import (
+    Attribution,
+    Explainer,
+    ExplanationDataset,
+    Metric,
+    Refiner,
+    Sample,
+    hookimpl,
+    load_model,
+)
 from dcam_core.plugins import PluginManager
 from dcam_core.testing.toy import ToyAdapter, toy_adapter, toy_picture
 
@@ -30,12 +39,23 @@ class Inverted(Refiner):
         return 1 - maps
 
 
-class Area:
-    """Stands for a metric: what matters here is that the very class comes back."""
+class Area(Metric):
+    """Share of the object that is brighter than a half."""
+
+    def score(self, maps, masks):
+        return ((maps > 0.5) & masks).sum((1, 2)).double() / masks.sum((1, 2))
 
 
-class Ponds:
-    """Stands for a dataset."""
+class Ponds(ExplanationDataset):
+    """One picture."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        if index != 0:
+            raise IndexError(index)
+        return Sample("pond", toy_picture(), PROMPT, ())
 
 
 @pytest.fixture
@@ -127,18 +147,26 @@ def test_metrics_are_given_by_name(loaded):
     def dcam_register_metrics(register):
         register("area", Area)
 
-    assert loaded(dcam_register_metrics).registries.metrics.get("Area") is Area
+    metric = loaded(dcam_register_metrics).registries.metrics.get("Area")()
+    metric.update(torch.tensor([[[0.9, 0.1]]]), torch.tensor([[[True, True]]]))
+    assert metric.compute() == 0.5
 
 
 def test_datasets_are_given_by_name(loaded):
     def dcam_register_datasets(register):
         register("ponds", Ponds)
 
-    assert loaded(dcam_register_datasets).registries.datasets.get("ponds") is Ponds
+    (sample,) = loaded(dcam_register_datasets).registries.datasets.get("ponds")()
+    assert sample.key == "pond"
 
 
 def test_an_import_string_is_imported_when_somebody_asks(loaded, tmp_path, monkeypatch):
-    (tmp_path / "dcam_pond_refiners.py").write_text("class Ripple: pass\n")
+    (tmp_path / "dcam_pond_refiners.py").write_text(
+        "from dcam_core import Refiner\n"
+        "class Ripple(Refiner):\n"
+        "    def forward(self, maps, context):\n"
+        "        return maps\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
 
     def dcam_register_refiners(register):

@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import inspect
 import subprocess
 import sys
 import tomllib
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from dcam_core import hookspecs
 from dcam_core.plugins import PluginManager
 
 ROOT = Path(__file__).parents[2]
@@ -18,7 +16,6 @@ PACKAGES = ("dcam_core", "dcam_adapters", "dcam_plugins")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 CORE = [path for path in MODULES if path.relative_to(ROOT).parts[0] == "dcam_core"]
 POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]["dcam"]
-HOOKS = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("dcam_")}
 
 
 def relative(path):
@@ -138,33 +135,3 @@ def test_importing_a_plugin_imports_nothing_heavy(module):
 @pytest.mark.parametrize("package", PACKAGES)
 def test_every_package_is_typed(package):
     assert (ROOT / package / "py.typed").is_file()
-
-
-# -- hooks ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", HOOKS)
-def test_a_hook_documents_its_exact_arguments(name):
-    documentation = inspect.getdoc(HOOKS[name])
-    first, _, rest = documentation.partition("\n")
-    assert first.endswith(".")
-    section = rest.partition("Args:\n")[2].partition("\n\n")[0]
-    documented = [
-        line.strip().partition(":")[0]
-        for line in section.splitlines()
-        if line.startswith(" " * 4) and line[4] != " "
-    ]
-    assert documented == list(inspect.signature(HOOKS[name]).parameters)
-
-
-@pytest.mark.parametrize("name", HOOKS)
-def test_deciding_hooks_and_only_they_return_something(name):
-    decides = bool(HOOKS[name].dcam_spec["firstresult"])
-    assert ("Returns:" in inspect.getdoc(HOOKS[name])) is decides
-    assert (inspect.signature(HOOKS[name]).return_annotation != "None") is decides
-
-
-@pytest.mark.parametrize("name", [name for name in HOOKS if not name.startswith("dcam_register_")])
-def test_a_hook_has_a_test(name):
-    tests = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
-    assert any(name in text for text in tests)

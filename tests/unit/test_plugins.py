@@ -1,9 +1,10 @@
-"""Loading and calling plugins, good ones and broken ones, without installing any."""
+"""Loading plugins, good ones and broken ones, without installing any; switching them on and off."""
 
 import os
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -362,7 +363,7 @@ def test_a_name_that_is_neither_plugin_nor_module_says_what_there_is(install):
     install(EntryPoint("my_plugin", offering(sharp=object)))
     with pytest.raises(
         PluginLoadError,
-        match="'my_plugn' is neither an installed plugin nor a module.*there are my_plugin. Did you mean 'my_plugin'",
+        match=r"'my_plugn' is neither an installed plugin nor a module.*are my_plugin. Did you mean 'my_plugin'",
     ):
         PluginManager(extra=["my_plugn"]).load()
 
@@ -409,6 +410,14 @@ def test_the_environment_can_block(install, monkeypatch):
     assert PluginManager(blocked=["mine"]).plugins[0].status == "blocked"
 
 
+def test_a_blocked_module_is_known_by_whoever_named_it(install, module, monkeypatch):
+    monkeypatch.setenv("DCAM_PLUGINS", module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (info,) = PluginManager(blocked=[module]).plugins
+    assert (info.name, info.status) == (module, "blocked")
+
+
 def test_names_are_read_without_importing(install):
     points = install(EntryPoint("one", ImportError("x")), EntryPoint("two", offering(blur=object)))
     manager = PluginManager(blocked=["two"])
@@ -436,7 +445,7 @@ def test_asking_for_a_failed_plugin_by_name_raises_with_its_record_as_the_cause(
     install(EntryPoint("broken", error), EntryPoint("good", offering(sharp=object)))
     manager = quietly(PluginManager())
     with pytest.raises(
-        PluginLoadError, match="plugin 'broken'.*failed to import: ImportError: no cv3"
+        PluginLoadError, match=r"plugin 'broken'.*failed to import: ImportError: no cv3"
     ) as caught:
         manager.require("broken")
     assert caught.value.failure is manager.failures[0]

@@ -5,15 +5,13 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from support.fake_plugins import EntryPoint, answering, install, offering, with_adapter
+from support.fake_plugins import EntryPoint, answering, offering, with_adapter
 
 from dcam_core import hookspecs
 from dcam_core.errors import PluginError, TargetError
 from dcam_core.hookspecs import hookimpl
 from dcam_core.plugins import PluginManager
 from dcam_core.plugins.failure import PluginWarning
-
-__all__ = ["install"]
 
 # -- deciding ------------------------------------------------------------------------------------------------
 
@@ -100,6 +98,7 @@ def test_a_user_function_may_name_its_hook(install):
             SimpleNamespace(dcam_mask_stp=hookimpl(lambda: None, specname="dcam_mask_stp")),
             "Did you mean 'dcam_mask_step'",
         ),
+        ("sharp", "'sharp' is a name: give the plugin itself"),
         (SimpleNamespace, "it is the class SimpleNamespace: give an instance of it"),
         (
             offering(sharp=object),
@@ -155,7 +154,7 @@ def test_nothing_that_a_plugin_raises_ends_the_program_without_a_word(install, e
         raise error
 
     install(EntryPoint("bad", SimpleNamespace(dcam_mask_step=hookimpl(raising, specname="dcam_mask_step"))))
-    with pytest.raises(PluginError, match="plugin 'bad'.*failed in dcam_mask_step") as caught:
+    with pytest.raises(PluginError, match=r"plugin 'bad'.*failed in dcam_mask_step") as caught:
         decide(PluginManager())
     assert caught.value.__cause__ is error
 

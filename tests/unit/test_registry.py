@@ -53,7 +53,7 @@ def test_import_string_is_imported_only_by_get(tmp_path, monkeypatch):
 def test_failed_import_names_plugin_and_keeps_the_cause(target, cause):
     made = Registry("refiner")
     made.add("broken", target, plugin="mine", distribution="dcam-mine")
-    with pytest.raises(PluginError, match="refiner 'broken' of plugin 'mine' .dcam-mine.") as caught:
+    with pytest.raises(PluginError, match=r"refiner 'broken' of plugin 'mine' .dcam-mine.") as caught:
         made.get("broken")
     assert caught.value.plugin == "mine"
     assert isinstance(caught.value.__cause__, cause)
@@ -129,7 +129,7 @@ def test_unknown_name_with_several_suspects_has_all_their_records_as_cause():
         ("attributions", 3, "is an int: expected a class, a subclass of dcam_core.Attribution"),
         ("refiners", "dcam_core.refiner:Refiner", "does not implement forward: every dcam_core.Refiner must"),
         ("methods", Path("/nowhere/mine.yaml"), "is /nowhere/mine.yaml, which is not there"),
-        ("methods", "math:pi", r"\(math:pi\) is a float: expected the pathlib.Path of a file"),
+        ("methods", "math:pi", "'math:pi', is a float: expected the pathlib.Path of a file"),
         ("models", Path(__file__), "which is not there: expected the path of a folder"),
     ],
 )

@@ -158,7 +158,7 @@ class _Labelled(Dataset[tuple[NDArray[np.uint8], ...]]):
         patches[named, 2:] = np.round(offsets[named]) + CENTRE_OFFSET
         objects = np.zeros((MAX_OBJECTS, 2), np.uint8)
         objects[: len(names)] = names
-        return np.asarray(scene.image), patches, objects
+        return np.array(scene.image), patches, objects
 
 
 def _render(folder: Path, dataset: SceneDataset, split: str, length: int, size: int, patch: int) -> None:

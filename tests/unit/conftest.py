@@ -1,0 +1,5 @@
+"""Fixtures of the unit tests."""
+
+from support.fake_plugins import install
+
+__all__ = ["install"]
