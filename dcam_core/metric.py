@@ -11,37 +11,20 @@ from torch import Tensor
 
 from dcam_core.errors import PluginError, UsageError
 
-__all__ = ["Metric"]
+__all__ = ["MeanScore", "Metric", "check_maps_and_masks"]
 
 
-class Metric(torchmetrics.Metric, ABC):
-    """A measure of how well maps agree with object masks, e.g. the pointing game.
+class MeanScore(torchmetrics.Metric):
+    """The mean of scores, over batches and processes; what has no score is left out and counted.
 
-    It is a `torchmetrics.Metric`: maps are given batch by batch to `update`, `compute` is the mean score over all
-    of them, `reset` begins anew, and processes are synchronised by torchmetrics. What has no score (a map against
-    an empty mask) never becomes a number: it is left out of the mean, and counted.
-
-    Subclasses take their parameters as keyword arguments of `__init__`, hand `**options` on to torchmetrics, and
-    implement `score` as a pure function: no randomness, nothing written into the inputs, any device and floating
-    dtype, no map looking at another one, so that a map scores the same alone and in a batch. Of all maps, the
-    mask itself, 1 on the object and 0 elsewhere, has the best score.
+    What every measure of maps shares, whatever it compares them with. `Metric` takes maps and masks; a measure that
+    needs more (a label map, the kinds of the words) derives from this class and says so in its own `update`.
 
     Attributes:
         higher_is_better: whether a larger score is a better one; to be overridden where it is not.
         total: [] float64, sum of the scores since the last reset.
         defined: [] int64, number of maps that have a score.
         undefined: [] int64, number of maps that have none, and are not in the mean.
-
-    Example:
-        >>> class Coverage(Metric):
-        ...     def score(self, maps, masks):
-        ...         on_object = (maps.double() * masks).sum((1, 2))
-        ...         return on_object / masks.sum((1, 2))  # 0 / 0, which is NaN, for an empty mask
-        >>> metric = Coverage()
-        >>> masks = torch.tensor([[[True, False]], [[False, False]]])
-        >>> metric.update(torch.tensor([[[0.5, 1.0]], [[1.0, 1.0]]]), masks)
-        >>> float(metric.compute()), int(metric.defined), int(metric.undefined)
-        (0.5, 1, 1)
     """
 
     higher_is_better: bool = True
@@ -57,6 +40,58 @@ class Metric(torchmetrics.Metric, ABC):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("defined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("undefined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def keep(self, scores: Tensor) -> None:
+        """Add scores to the sums.
+
+        Args:
+            scores: [B] float64, finite, or NaN where there is no score.
+
+        Raises:
+            PluginError: they are something else.
+        """
+        if scores.ndim != 1 or scores.dtype != torch.float64 or bool(scores.isinf().any()):
+            raise PluginError(
+                type(self).__name__,
+                f"metric {type(self).__name__} gave {list(scores.shape)} {scores.dtype} with "
+                f"{int(scores.isinf().sum())} infinite values: scores must be [B] torch.float64, each finite, or "
+                "NaN where there is no score",
+            )
+        known = ~scores.isnan()
+        self.total += scores.where(known, 0).sum()
+        self.defined += known.sum()
+        self.undefined += (~known).sum()
+
+    def compute(self) -> Tensor:
+        """The mean score: [] float64; NaN where no map has one."""
+        return self.total / self.defined
+
+
+class Metric(MeanScore, ABC):
+    """A measure of how well maps agree with object masks, e.g. the pointing game.
+
+    It is a `torchmetrics.Metric`: maps are given batch by batch to `update`, `compute` is the mean score over all
+    of them, `reset` begins anew, and processes are synchronised by torchmetrics. What has no score (a map against
+    an empty mask) never becomes a number: it is left out of the mean, and counted.
+
+    Subclasses take their parameters as keyword arguments of `__init__`, hand `**options` on to torchmetrics, and
+    implement `score` as a pure function: no randomness, nothing written into the inputs, any device and floating
+    dtype, no map looking at another one, so that a map scores the same alone and in a batch. Of all maps, the
+    mask itself, 1 on the object and 0 elsewhere, has the best score.
+
+    States and `higher_is_better` are those of `MeanScore`.
+
+    Example:
+        >>> class Coverage(Metric):
+        ...     def score(self, maps, masks):
+        ...         on_object = (maps.double() * masks).sum((1, 2))
+        ...         return on_object / masks.sum((1, 2))  # 0 / 0, which is NaN, for an empty mask
+        >>> metric = Coverage()
+        >>> masks = torch.tensor([[[True, False]], [[False, False]]])
+        >>> metric.update(torch.tensor([[[0.5, 1.0]], [[1.0, 1.0]]]), masks)
+        >>> float(metric.compute()), int(metric.defined), int(metric.undefined)
+        (0.5, 1, 1)
+    """
 
     @abstractmethod
     def score(self, maps: Tensor, masks: Tensor) -> Tensor:
@@ -81,26 +116,18 @@ class Metric(torchmetrics.Metric, ABC):
             UsageError: shapes, dtypes or values are not as said.
             PluginError: `score` did not give [B] float64 values that are finite or NaN.
         """
-        _check_inputs(maps, masks)
+        check_maps_and_masks(maps, masks)
         scores = self.score(maps, masks)
-        if scores.shape != maps.shape[:1] or scores.dtype != torch.float64 or bool(scores.isinf().any()):
+        if scores.shape != maps.shape[:1]:
             raise PluginError(
                 type(self).__name__,
-                f"metric {type(self).__name__} gave {list(scores.shape)} {scores.dtype} with "
-                f"{int(scores.isinf().sum())} infinite values for {len(maps)} maps: score must give "
-                f"[{len(maps)}] torch.float64, each finite, or NaN where there is no score",
+                f"metric {type(self).__name__} gave {list(scores.shape)} {scores.dtype} for {len(maps)} maps: score "
+                f"must give [{len(maps)}] torch.float64, each finite, or NaN where there is no score",
             )
-        known = ~scores.isnan()
-        self.total += scores.where(known, 0).sum()
-        self.defined += known.sum()
-        self.undefined += (~known).sum()
-
-    def compute(self) -> Tensor:
-        """The mean score: [] float64; NaN where no map has one."""
-        return self.total / self.defined
+        self.keep(scores)
 
 
-def _check_inputs(maps: Tensor, masks: Tensor) -> None:
+def check_maps_and_masks(maps: Tensor, masks: Tensor) -> None:
     if maps.ndim != 3 or not maps.is_floating_point():
         raise UsageError(
             f"maps are {list(maps.shape)} {maps.dtype}: a metric takes [B, H, W] floating values"

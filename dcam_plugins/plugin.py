@@ -16,10 +16,14 @@ __all__ = [
 
 _ATTRIBUTIONS = {
     "diffusion-cam-base": "DiffusionCAMBase",
+    "eigen-cam": "EigenCAM",
+    "element-wise-grad-cam": "ElementWiseGradCAM",
     "grad-cam": "GradCAM",
+    "grad-cam++": "GradCAMPlusPlus",
     "grad-times-input": "GradTimesInput",
     "hires-cam": "HiResCAM",
     "layer-cam": "LayerCAM",
+    "xgrad-cam": "XGradCAM",
 }
 
 _REFINERS = {

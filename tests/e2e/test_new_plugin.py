@@ -26,9 +26,9 @@ pip() {
 """
 
 KINDS = [
-    "refiner",
+    "adapter",
     pytest.param("attribution", marks=pytest.mark.slow),
-    pytest.param("adapter", marks=pytest.mark.slow),
+    pytest.param("refiner", marks=pytest.mark.slow),
 ]
 
 

@@ -5,7 +5,9 @@ import copy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from support import diffusion_gemma as tiny
+from support.trajectory_picture import draw
 from transformers import DynamicCache
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSampler
 
@@ -198,6 +200,15 @@ def test_the_answer_follows_the_embeddings(adapter, inputs, run):
     changed = copy.copy(inputs)
     object.__setattr__(changed, "embeddings", torch.roll(inputs.embeddings, 7, dims=1))
     assert not torch.equal(adapter.denoise(changed, run.settings).final, run.final)
+
+
+def test_a_run_can_be_drawn(adapter, inputs, run, tmp_path):
+    told = []
+    adapter.denoise(inputs, run.settings, told.append)
+    draw(run, told, [*tiny.SPECIAL, *tiny.WORDS], tmp_path / "run.png")
+    with Image.open(tmp_path / "run.png") as drawn:
+        assert drawn.width > drawn.height > 0
+        assert len(drawn.convert("RGB").getcolors(2**24)) > 10
 
 
 # -- replay --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import ast
 import itertools
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -17,6 +18,7 @@ from dcam_core.scaffold import KINDS, Names, refuse_taken, write_distribution
 from dcam_core.scaffold.names import LONGEST_NAME
 
 ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "dcam_core" / "scaffold" / "templates"
 SHORTEST, LONGEST = "q", "q" + "w" * (LONGEST_NAME - 1)
 
 
@@ -155,6 +157,22 @@ def test_every_type_is_right(written):
     ]
     done = ran("-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), *sources, cwd=ROOT)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_templates_name_no_family_and_no_method(manager):
+    # What the examples run on is looked up among the installed plugins: the core knows none by name.
+    names = {name for _, registry in manager.registries.items() for name in registry.names}
+    named = re.compile(rf"\b({'|'.join(map(re.escape, sorted(names)))})\b")
+    for path in TEMPLATES.rglob("*.*"):
+        assert not named.findall(path.read_text(encoding="utf-8")), path
+
+
+def test_the_wheel_holds_the_templates():
+    wheel = pytest.importorskip("hatchling.builders.wheel").WheelBuilder(str(ROOT))
+    packed = {file.distribution_path for file in wheel.recurse_included_files()}
+    templates = {path.relative_to(ROOT).as_posix() for path in TEMPLATES.rglob("*") if path.is_file()}
+    assert len(templates) > 30
+    assert templates <= packed
 
 
 # -- whole, or not at all ------------------------------------------------------------------------------------

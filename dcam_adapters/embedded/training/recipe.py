@@ -44,7 +44,7 @@ __all__ = ["Recipe", "Workplace", "miniature", "train_lavida", "train_llada_v"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """Sizes and lengths; the defaults are those of the shipped checkpoints, but for what their model cards tell.
+    """Sizes and lengths; the shipped checkpoints took about as many steps, in several runs that their cards tell of.
 
     Attributes:
         scenes: scenes of the training split.
@@ -72,7 +72,7 @@ class Recipe:
     tower: Schedule = field(default_factory=lambda: Schedule(steps=1500, batch=64))
     refinement: Schedule = field(default_factory=lambda: Schedule(steps=200, batch=64, rate=1e-3, warmup=50))
     language: Schedule = field(
-        default_factory=lambda: Schedule(steps=3200, batch=16, warmup=100, average=0.995)
+        default_factory=lambda: Schedule(steps=8000, batch=16, warmup=100, average=0.995)
     )
     curriculum: tuple[Phase, ...] = CURRICULUM
     validate_every: int = 800
