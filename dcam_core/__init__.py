@@ -28,7 +28,9 @@ _EXPORTS = {
     "GradientTarget": "probing.gradient_targets",
     "ImageView": "inputs",
     "Inputs": "inputs",
+    "LeftOut": "dataset",
     "Metric": "metric",
+    "ModelAttribution": "attribution",
     "PluginManager": "plugins",
     "ProbeState": "probing.mask_steps",
     "Refiner": "refiner",
@@ -54,7 +56,9 @@ __all__ = [
     "GradientTarget",
     "ImageView",
     "Inputs",
+    "LeftOut",
     "Metric",
+    "ModelAttribution",
     "PluginManager",
     "ProbeState",
     "Refiner",
@@ -73,7 +77,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
-    from dcam_core.attribution import Attribution
+    from dcam_core.attribution import Attribution, ModelAttribution
     from dcam_core.dataset import ExplanationDataset, Sample, SampleObject
     from dcam_core.denoising.settings import SamplerSettings
     from dcam_core.denoising.trajectory import Trajectory

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Layer"]
 
 Layer = int | float | str
-"""A probe layer: a block number, a fraction of the depth in [0, 1], or a module path."""
+"""A probe layer: a block number, a fraction of the depth in [0, 1], a module path, or "attention-norm:NUMBER"."""
+
+ATTENTION_NORM = "attention-norm:"
+"""Prefix of a probe layer that names what a block's attention reads."""
 
 
 class Adapter(ABC):
@@ -265,28 +268,35 @@ class Adapter(ABC):
 
     # -- naming its modules --------------------------------------------------------------------------
 
+    def attention_norm(self, block: nn.Module) -> nn.Module | None:
+        """The norm whose output a block's attention reads, or None if there is none.
+
+        Here: the first of the block's children that is called a norm.
+        """
+        return next((child for name, child in block.named_children() if "norm" in name), None)
+
     def layer_path(self, layer: Layer) -> str:
         """Module path of a probe layer.
 
         Args:
             layer: a block number (negative counts from the end), a fraction of the depth in [0, 1]
-                (0 the first block, 1 the last), or a module path such as
-                "model.layers.2.input_layernorm".
+                (0 the first block, 1 the last), a module path such as "model.layers.2.input_layernorm", or
+                "attention-norm:-1": what the attention of that block reads, whatever the family calls it.
 
         Raises:
             ConfigurationError: there is no such block or module.
         """
+        if isinstance(layer, str) and layer.startswith(ATTENTION_NORM):
+            module = self._attention_norm_of(layer)
+        elif isinstance(layer, str):
+            return self._known_path(layer)
+        else:
+            module = self._block(layer)
+        path: str = next(name for name, found in self.model.named_modules() if found is module)
+        return path
+
+    def _block(self, layer: float) -> nn.Module:
         count = len(self.blocks)
-        if isinstance(layer, str):
-            names = [name for name, _ in self.model.named_modules() if name]
-            if layer not in names:
-                close = difflib.get_close_matches(layer, names, n=3)
-                raise ConfigurationError(
-                    f"probe_layer {layer!r} is not a module of {self.name}: give a block number 0..{count - 1}, "
-                    f"a fraction of the depth, or a module path"
-                    + (f" such as {', '.join(map(repr, close))}" if close else "")
-                )
-            return layer
         if isinstance(layer, float):
             if not 0 <= layer <= 1:
                 raise ConfigurationError(f"probe_layer {layer} is not a fraction of the depth in [0, 1]")
@@ -295,9 +305,35 @@ class Adapter(ABC):
             raise ConfigurationError(
                 f"probe_layer {layer} is not a block of {self.name}: there are {count}, numbered from 0"
             )
-        block = self.blocks[layer]
-        path: str = next(name for name, module in self.model.named_modules() if module is block)
-        return path
+        return self.blocks[layer]
+
+    def _attention_norm_of(self, layer: str) -> nn.Module:
+        number = layer.removeprefix(ATTENTION_NORM)
+        try:
+            block = self._block(int(number))
+        except ValueError:
+            raise ConfigurationError(
+                f"probe_layer {layer!r} names no block: write a number behind the colon, as in "
+                f"'{ATTENTION_NORM}-1'"
+            ) from None
+        norm = self.attention_norm(block)
+        if norm is None:
+            raise ConfigurationError(
+                f"probe_layer {layer!r}: the blocks of {self.name} have no norm; give a block number or a module path"
+            )
+        return norm
+
+    def _known_path(self, layer: str) -> str:
+        names = [name for name, _ in self.model.named_modules() if name]
+        if layer not in names:
+            close = difflib.get_close_matches(layer, names, n=3)
+            raise ConfigurationError(
+                f"probe_layer {layer!r} is not a module of {self.name}: give a block number "
+                f"0..{len(self.blocks) - 1}, "
+                f"a fraction of the depth, or a module path"
+                + (f" such as {', '.join(map(repr, close))}" if close else "")
+            )
+        return layer
 
 
 def _no_cache(adapter: Adapter, cache: str) -> str:

@@ -1,12 +1,16 @@
-"""What an attribution is: probed activations and gradients in, one raw number per image token out."""
+"""What an attribution is: one raw number per image token, from probed tensors or from the model itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-__all__ = ["Attribution"]
+if TYPE_CHECKING:
+    from dcam_core.probing.replays import Replays
+
+__all__ = ["Attribution", "ModelAttribution"]
 
 
 class Attribution(nn.Module, ABC):
@@ -47,4 +51,35 @@ class Attribution(nn.Module, ABC):
             [B, N] finite raw evidence per image token, >= 0, larger meaning more, in no particular unit:
             the engine normalises each map. Device and dtype are those of the inputs, and the dtype is float32
             where they are half precision, because sums over thousands of channels do not fit there.
+        """
+
+
+class ModelAttribution(nn.Module, ABC):
+    """An attribution that asks the model itself, e.g. by covering parts of the picture.
+
+    For whatever cannot be computed from the activations and gradients of one layer. It is handed the run, with all
+    readings of all words at once, and does its own forward passes. It is registered, named in a method, and
+    parametrised like any `Attribution`; what comes after it (picture grid, normalisation, refiners) is the same.
+
+    The model is frozen and in evaluation mode, and must be left as it is: hooks that are set are removed again.
+    Grad mode is off; who needs gradients switches it on. Nothing is random but by a seed among the parameters.
+
+    Example:
+        >>> import torch
+        >>> class Everywhere(ModelAttribution):
+        ...     def forward(self, replays):
+        ...         return torch.ones(len(replays.readings), len(replays.positions))
+    """
+
+    @abstractmethod
+    def forward(self, replays: Replays) -> Tensor:
+        """Attribute each reading to the image tokens.
+
+        Args:
+            replays: the run: prompt, R >= 1 readings (a reading is one target in one replayed state), image tokens,
+                and what the model says to them.
+
+        Returns:
+            [R, N] finite raw evidence per reading and image token, >= 0, larger meaning more, floating-point. Each
+            map is normalised by the engine.
         """

@@ -19,7 +19,7 @@ CHOICES = ("probe_layer", "mask_step", "gradient_target")
 """The settings that can be chosen by a function; the hook of each is `dcam_<setting>`."""
 
 _VALUES: Mapping[str, tuple[type, ...]] = {
-    "probe_layer": (int, float, str),
+    "probe_layer": (int, float, str, list, tuple),
     "mask_step": (int, str),
     "gradient_target": (str, Mapping),
 }

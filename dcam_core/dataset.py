@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["ExplanationDataset", "Sample", "SampleObject"]
+__all__ = ["ExplanationDataset", "LeftOut", "Sample", "SampleObject"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +30,22 @@ class SampleObject:
     mask: Tensor
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Something that the data hold and a dataset does not give.
+
+    Attributes:
+        what: which picture, annotation or line, as the data call it: "annotation 42 (dog)".
+        why: the reason, the same words in every such case, so that cases can be counted by it: "its mask is empty".
+    """
+
+    what: str
+    why: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.why}"
+
+
 @dataclass(frozen=True, eq=False)
 class Sample:
     """A picture, and what is known about it.
@@ -41,6 +57,10 @@ class Sample:
         prompt: what the model is asked.
         objects: the objects whose place is known; there may be none, and there may be more in the picture.
         caption: what is true of the picture, where the dataset has a text; it need not name every object.
+        left_out: what the data say of this picture and could not be used, such as an annotation with an empty
+            mask.
+        absent: names of things that are certainly not in the picture, as `SampleObject.words` has them: words
+            for them have no evidence to be found.
     """
 
     key: str
@@ -48,6 +68,8 @@ class Sample:
     prompt: str
     objects: Sequence[SampleObject]
     caption: str | None = None
+    left_out: Sequence[LeftOut] = ()
+    absent: Sequence[str] = ()
 
 
 class ExplanationDataset(Dataset[Sample], ABC):
@@ -59,6 +81,9 @@ class ExplanationDataset(Dataset[Sample], ABC):
 
     Subclasses take their parameters as keyword arguments of `__init__`; by convention `split` names the part of
     the data, and `root` the folder that it is read from. Objects without a single visible pixel are left out.
+
+    Nothing is dropped in silence: what concerns whole pictures is found when the dataset is made and stands in
+    `left_out`; what shows only when a picture is read stands in its `Sample.left_out`.
 
     Example:
         >>> import torch
@@ -78,6 +103,20 @@ class ExplanationDataset(Dataset[Sample], ABC):
         >>> [sample.caption for sample in OneDot()]
         ['a red dot']
     """
+
+    @property
+    def left_out(self) -> Sequence[LeftOut]:
+        """Pictures, and annotations without a picture, that the data name and the dataset does not give."""
+        return ()
+
+    @property
+    def categories(self) -> Sequence[tuple[str, ...]]:
+        """The names of every class of objects that is annotated throughout, each as in `SampleObject.words`.
+
+        With them a word can be told to name something of which the picture shows nothing, and "dog" in "hot
+        dog" to be no dog. Empty where every picture has names of its own.
+        """
+        return ()
 
     @abstractmethod
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 __all__ = [
     "CheckpointError",
     "ConfigurationError",
+    "DatasetError",
     "DcamError",
     "PictureError",
     "PluginError",
@@ -58,6 +59,10 @@ class UnknownNameError(UsageError):
 
 class PictureError(UsageError):
     """A picture is missing, unreadable or of no use."""
+
+
+class DatasetError(UsageError):
+    """The folder or file of a dataset is missing, unreadable or not in the format that it should be in."""
 
 
 class TargetError(UsageError):

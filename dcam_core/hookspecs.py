@@ -78,7 +78,7 @@ def dcam_register_adapters(register: Register) -> None:
 
 @hookspec
 def dcam_register_attributions(register: Register) -> None:
-    """Offer attributions, subclasses of `dcam_core.Attribution`.
+    """Offer attributions, subclasses of `dcam_core.Attribution` or of `dcam_core.ModelAttribution`.
 
     Args:
         register: `register(name, target)`; a method asks for it by `attribution: {name: NAME}`.
@@ -138,8 +138,8 @@ def dcam_register_models(register: Register) -> None:
 
 
 @hookspec(firstresult=True)
-def dcam_probe_layer(adapter: Adapter, method: Mapping[str, Any]) -> Layer | None:
-    """Choose the module whose output is probed.
+def dcam_probe_layer(adapter: Adapter, method: Mapping[str, Any]) -> Layer | Sequence[Layer] | None:
+    """Choose the module whose output is probed, or several.
 
     What the user passed to this engine is asked always; installed plugins are asked where the method leaves
     `probe_layer` open.
@@ -150,7 +150,7 @@ def dcam_probe_layer(adapter: Adapter, method: Mapping[str, Any]) -> Layer | Non
 
     Returns:
         A module path ("model.layers.2.input_layernorm"), the number of a block (negative: from the end), a
-        fraction of depth in [0, 1], or None to pass the question on.
+        fraction of depth in [0, 1], or a list of these (their maps are averaged); None to pass the question on.
 
     Raises:
         PluginError: the answer is no layer of the model.
@@ -185,7 +185,7 @@ def dcam_mask_step(
 
 @hookspec(firstresult=True)
 def dcam_gradient_target(
-    name: str, parameters: Mapping[str, Any], target: Target, adapter: Adapter
+    name: str, parameters: Mapping[str, Any], target: Target, adapter: Adapter, trajectory: Trajectory
 ) -> GradientTarget | None:
     """Choose the scalar that is differentiated.
 
@@ -194,6 +194,7 @@ def dcam_gradient_target(
         parameters: the other keys of the method's `gradient_target`.
         target: the word or phrase to explain.
         adapter: the chosen model.
+        trajectory: the recorded denoising run.
 
     Returns:
         The score to differentiate, and the positions beside the word's own whose logits it reads, or None:
@@ -226,8 +227,8 @@ def dcam_maps_made(targets: Sequence[Target], raw: Tensor, maps: Tensor, picture
     Args:
         targets: T explained targets.
         raw: [T, H, W] float32, the maps of the attribution over this picture; not to be written to.
-        maps: [T, H, W] float32 in [0, 1], the maps after all refiners; not to be written to. Pictures differ in
-            H and W; the maps of one target share one scale over all of them.
+        maps: [T, H, W] float32 in [0, 1], the maps after all refiners, on the grid of the raw maps or a finer one;
+            not to be written to. Pictures differ in H and W; the maps of one target share one scale over all of them.
         picture: which picture the maps lie over, counted from 0 in the order of the prompt.
     """
 

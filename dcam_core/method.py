@@ -12,12 +12,15 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dcam_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dcam_core.adapter import Layer
 
 __all__ = ["CHECKPOINT_DEFAULTS", "DEFAULT_METHOD", "Method", "resolve_method"]
 
@@ -36,7 +39,8 @@ class Method:
         name: name of the preset, or stem of the file.
         description: one line.
         attribution: `name` of an attribution, and its parameters.
-        probe_layer: block number, fraction of depth, or module path; None: the hook decides.
+        probe_layer: block number, fraction of depth, or module path; or a list of them, whose maps are averaged.
+            None: the hook decides.
         mask_step: name of a mask-step policy, or a step number.
         invalid_steps: what to do where `mask_step` names a step that is not structurally valid: "refuse" it, or
             "warn": replay its state in full, and say in the explanation that the run did not.
@@ -50,7 +54,7 @@ class Method:
     name: str
     description: str = ""
     attribution: Mapping[str, Any] = field(default_factory=dict)
-    probe_layer: int | float | str | None = None
+    probe_layer: Layer | Sequence[Layer] | None = None
     mask_step: int | str = "commit"
     invalid_steps: str = "refuse"
     gradient_target: Mapping[str, Any] = field(default_factory=lambda: {"name": "logit"})
@@ -120,6 +124,12 @@ def resolve_method(
             f"invalid_steps is {merged['invalid_steps']!r}: it is one of {', '.join(map(repr, INVALID_STEPS))}"
         )
     return Method(name=name, **{str(key): value for key, value in merged.items()})
+
+
+def names_setting(overrides: Sequence[str] | Mapping[str, Any], setting: str) -> bool:
+    """Whether overrides, in either form, say something about a setting of the first level."""
+    names = overrides if isinstance(overrides, Mapping) else [item.split("=", 1)[0] for item in overrides]
+    return setting in [name.strip() for name in names]
 
 
 def _read(path: Path) -> DictConfig:

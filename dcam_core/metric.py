@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcam_core.errors import PluginError, UsageError
 
-__all__ = ["MeanScore", "Metric", "check_maps_and_masks"]
+__all__ = ["GivenScores", "MeanScore", "Metric", "check_maps_and_masks"]
 
 
 class MeanScore(torchmetrics.Metric):
@@ -46,17 +46,7 @@ class MeanScore(torchmetrics.Metric):
 
         Args:
             scores: [B] float64, finite, or NaN where there is no score.
-
-        Raises:
-            PluginError: they are something else.
         """
-        if scores.ndim != 1 or scores.dtype != torch.float64 or bool(scores.isinf().any()):
-            raise PluginError(
-                type(self).__name__,
-                f"metric {type(self).__name__} gave {list(scores.shape)} {scores.dtype} with "
-                f"{int(scores.isinf().sum())} infinite values: scores must be [B] torch.float64, each finite, or "
-                "NaN where there is no score",
-            )
         known = ~scores.isnan()
         self.total += scores.where(known, 0).sum()
         self.defined += known.sum()
@@ -65,6 +55,30 @@ class MeanScore(torchmetrics.Metric):
     def compute(self) -> Tensor:
         """The mean score: [] float64; NaN where no map has one."""
         return self.total / self.defined
+
+
+class GivenScores(MeanScore):
+    """The mean of scores that were made elsewhere, such as those of faithfulness.
+
+    Example:
+        >>> mean = GivenScores()
+        >>> mean.update(torch.tensor([0.5, float("nan")], dtype=torch.float64))
+        >>> float(mean.compute()), int(mean.defined), int(mean.undefined)
+        (0.5, 1, 1)
+    """
+
+    def update(self, scores: Tensor) -> None:
+        """Add scores: [B] floating, finite, or NaN where there is none.
+
+        Raises:
+            UsageError: they are something else.
+        """
+        if scores.ndim != 1 or not scores.is_floating_point() or bool(scores.isinf().any()):
+            raise UsageError(
+                f"scores are {list(scores.shape)} {scores.dtype} with {int(scores.isinf().sum())} infinite values: "
+                "give [B] floating values, each finite, or NaN where there is no score"
+            )
+        self.keep(scores.double())
 
 
 class Metric(MeanScore, ABC):
@@ -118,16 +132,26 @@ class Metric(MeanScore, ABC):
         """
         check_maps_and_masks(maps, masks)
         scores = self.score(maps, masks)
-        if scores.shape != maps.shape[:1]:
+        if scores.shape != maps.shape[:1] or scores.dtype != torch.float64 or bool(scores.isinf().any()):
             raise PluginError(
                 type(self).__name__,
-                f"metric {type(self).__name__} gave {list(scores.shape)} {scores.dtype} for {len(maps)} maps: score "
-                f"must give [{len(maps)}] torch.float64, each finite, or NaN where there is no score",
+                f"metric {type(self).__name__} gave {list(scores.shape)} {scores.dtype} with "
+                f"{int(scores.isinf().sum())} infinite values for {len(maps)} maps: score must give "
+                f"[{len(maps)}] torch.float64, each finite, or NaN where there is no score",
             )
         self.keep(scores)
 
 
 def check_maps_and_masks(maps: Tensor, masks: Tensor) -> None:
+    """Refuse what no metric can compare.
+
+    Args:
+        maps: must be [B, H, W] floating, in [0, 1].
+        masks: must be [B, H, W] bool.
+
+    Raises:
+        UsageError: they are not.
+    """
     if maps.ndim != 3 or not maps.is_floating_point():
         raise UsageError(
             f"maps are {list(maps.shape)} {maps.dtype}: a metric takes [B, H, W] floating values"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -21,6 +22,8 @@ class RefinerContext:
         answer_ids: token ids of the answer up to the stop sequence, which is not among them.
         padding_ids: token ids of the answer region behind the answer: stop sequence, end-of-text, padding.
             Only who wants to count like the released code needs them; empty where they are not known.
+        picture: [3, height, width] float32 in [0, 1], the picture that the maps lie over, RGB, in its own size; None
+            where nobody gave it.
     """
 
     raw: Tensor
@@ -28,6 +31,7 @@ class RefinerContext:
     image_size: int
     answer_ids: tuple[int, ...]
     padding_ids: tuple[int, ...] = ()
+    picture: Tensor | None = None
 
 
 class Refiner(nn.Module, ABC):
@@ -49,7 +53,13 @@ class Refiner(nn.Module, ABC):
         >>> context = RefinerContext(raw=maps, denoising_steps=8, image_size=96, answer_ids=(4, 7))
         >>> Square()(maps, context)
         tensor([[[0.0000, 0.2500, 1.0000]]])
+
+    Attributes:
+        finer: whether the maps come out on a finer grid over the same picture than they came in: [B, H', W'] with
+            H' >= H and W' >= W. Refiners behind it get `context.raw` stretched to that grid.
     """
+
+    finer: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, maps: Tensor, context: RefinerContext) -> Tensor:
@@ -61,6 +71,6 @@ class Refiner(nn.Module, ABC):
             context: what is known about the run; `context.raw` has the shape of `maps`.
 
         Returns:
-            [B, H, W] finite values in [0, 1], same dtype and device as `maps`. A map that is zero everywhere
-            stays so.
+            [B, H, W] finite values in [0, 1], same dtype and device as `maps`; the grid is that of `maps` unless
+            `finer`. A map that is zero everywhere stays so.
         """

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from dcam_core.hookspecs import Register, hookimpl
 
+if TYPE_CHECKING:
+    from dcam_core.adapter import Adapter
+    from dcam_core.denoising.trajectory import Trajectory
+    from dcam_core.probing.gradient_targets import GradientTarget
+    from dcam_core.probing.targets import Target
+
 __all__ = [
+    "dcam_gradient_target",
+    "dcam_probe_layer",
     "dcam_register_attributions",
     "dcam_register_datasets",
     "dcam_register_methods",
@@ -15,6 +25,8 @@ __all__ = [
 ]
 
 _ATTRIBUTIONS = {
+    "attention-rollout": "AttentionRollout",
+    "centre-prior": "CentrePrior",
     "diffusion-cam-base": "DiffusionCAMBase",
     "eigen-cam": "EigenCAM",
     "element-wise-grad-cam": "ElementWiseGradCAM",
@@ -22,7 +34,12 @@ _ATTRIBUTIONS = {
     "grad-cam++": "GradCAMPlusPlus",
     "grad-times-input": "GradTimesInput",
     "hires-cam": "HiResCAM",
+    "input-gradient": "InputGradient",
     "layer-cam": "LayerCAM",
+    "occlusion": "Occlusion",
+    "random-map": "RandomMap",
+    "score-cam": "ScoreCAM",
+    "tam": "TokenActivationMap",
     "xgrad-cam": "XGradCAM",
 }
 
@@ -30,15 +47,46 @@ _REFINERS = {
     "adaptive-kernel-denoising": "AdaptiveKernelDenoising",
     "contextual-background-attenuation": "ContextualBackgroundAttenuation",
     "distribution-aware-confidence-gating": "DistributionAwareConfidenceGating",
+    "guided-upsampling": "GuidedUpsampling",
     "min-max": "MinMax",
     "rank-gaussian": "RankGaussian",
     "single-instance-causal-debiasing": "SingleInstanceCausalDebiasing",
 }
 
 _METRICS = {
+    "average-precision": "AveragePrecision",
+    "concentration": "EnergyPointingGame",
+    "contrast-ratio": "ContrastRatio",
+    "contrast-score": "ContrastScore",
+    "energy-lift": "EnergyLift",
     "energy-pointing-game": "EnergyPointingGame",
+    "f1": "F1",
     "iou": "IntersectionOverUnion",
+    "mean-f3": "MeanF3",
+    "miou": "MeanIoU",
+    "obj-iou": "IntersectionOverUnion",
     "pointing-game": "PointingGame",
+    "precision": "Precision",
+    "recall": "Recall",
+}
+
+_SCENES = {
+    "scenes": "Scenes",
+    "scenes-absent": "AbsentScenes",
+    "scenes-clutter": "ClutteredScenes",
+    "scenes-occlusion": "OccludedScenes",
+    "scenes-small": "SmallScenes",
+    "scenes-twins": "TwinScenes",
+}
+
+_DATASETS = {
+    "captioned": "Captions",
+    "coco": "CocoFolder",
+    "coco-caption": "CocoCaption",
+    "coco-caption-labels": "CocoCaptionLabels",
+    "grandf": "GranDf",
+    "grandf-labels": "GranDfLabels",
+    "openpsg": "OpenPSG",
 }
 
 
@@ -72,5 +120,28 @@ def dcam_register_metrics(register: Register) -> None:
 
 @hookimpl
 def dcam_register_datasets(register: Register) -> None:
-    """Offer the generated scenes."""
-    register("scenes", "dcam_plugins.scenes:Scenes")
+    """Offer the generated scenes and the datasets that are read from a folder."""
+    for name, attribute in _SCENES.items():
+        register(name, f"dcam_plugins.scenes:{attribute}")
+    for name, attribute in _DATASETS.items():
+        register(name, f"dcam_plugins.datasets:{attribute}")
+
+
+@hookimpl
+def dcam_probe_layer(adapter: Adapter, method: Mapping[str, Any]) -> str | None:
+    """LLaVA-CAM reads the norm before a feed-forward network, which every family calls by another name."""
+    if method["name"] != "llava-cam":
+        return None
+    from dcam_plugins.deciding import feed_forward_norm
+
+    return feed_forward_norm(adapter, 10 / 31)
+
+
+@hookimpl
+def dcam_gradient_target(name: str, target: Target, trajectory: Trajectory) -> GradientTarget | None:
+    """The gradient target "answer": all tokens of the answer together."""
+    if name != "answer":
+        return None
+    from dcam_plugins.deciding import whole_answer
+
+    return whole_answer(target, trajectory)

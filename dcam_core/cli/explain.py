@@ -38,7 +38,37 @@ __all__ = ["explain"]
     metavar="WORD",
     multiple=True,
     help="Word or phrase of the answer to explain: circle, circle#2, 'red circle', @5 (a position). May be "
-    "repeated.  [default: all words]",
+    "repeated; 'all' is every word.  [default: words that depend on the picture]",
+)
+@click.option(
+    "--answer",
+    metavar="TEXT",
+    help="Explain this text as the answer, in place of the one that the model gives.",
+)
+@click.option(
+    "--why-not",
+    metavar="WORD",
+    help="Put WORD in the place of the target: what in the picture would have spoken for it there.",
+)
+@click.option(
+    "--rather-than",
+    metavar="WORD",
+    help="What spoke for the target more than for WORD (gradient_target contrast).",
+)
+@click.option(
+    "--baseline",
+    "baselines",
+    metavar="NAME|IMAGE|FOLDER",
+    multiple=True,
+    help="What stands in the picture's place to measure how much each word depends on it: mean-colour, blur, "
+    "another picture, or a folder of pictures. May be repeated.  [default: pictures that the model brings, else "
+    "mean-colour and blur]",
+)
+@click.option(
+    "--grounded-above",
+    type=float,
+    metavar="NATS",
+    help="Visual reliance from which a word is called grounded in the picture.  [default: 0.7]",
 )
 @click.option(
     "--method", default="diffusion-cam", show_default=True, metavar="NAME|FILE", help="Preset, or YAML file."
@@ -56,6 +86,11 @@ def explain(
     further: tuple[str, ...],
     model: str,
     targets: tuple[str, ...],
+    answer: str | None,
+    why_not: str | None,
+    rather_than: str | None,
+    baselines: tuple[str, ...],
+    grounded_above: float | None,
     method: str,
     out: str | None,
     seed: int,
@@ -63,6 +98,8 @@ def explain(
     loading: dict[str, Any],
 ) -> None:
     """Show where in IMAGE each word of the model's answer came from.
+
+    Words that do not depend on the picture get a number, and no map unless they are asked for.
 
     KEY=VALUE changes a setting of the method: mask_step=infill, sampler.steps=16,
     refiners.min-max=null (leaves a refiner out).
@@ -75,18 +112,38 @@ def explain(
     from dcam_core.explainer import Explainer
     from dcam_core.models import load_model
     from dcam_core.picture import read_pictures
+    from dcam_core.probing.baseline_pictures import stand_ins
+    from dcam_core.probing.reliance import GROUNDED_ABOVE
 
     # What needs no model is checked first: loading one may take minutes.
     pictures = read_pictures((image, *further))
     _refuse_stray_pictures(overrides)
+    stand_ins(pictures, baselines)
+    if why_not is not None and len(targets) != 1:
+        raise UsageError(
+            f"--why-not {why_not} takes the place of one word: name it with -t, such as -t circle"
+        )
     folder = result_folder(out, f"dcam-{Path(image).stem}")
     with ProgressBars() as progress:
         progress("loading", 0, 1)
         loaded = load_model(model, manager=session.manager, **loading)
-        explainer = Explainer(loaded, method, overrides=overrides, manager=session.manager)
+        contrast = None if rather_than is None else {"name": "contrast", "against": rather_than}
+        explainer = Explainer(
+            loaded, method, overrides=overrides, gradient_target=contrast, manager=session.manager
+        )
         progress("loading", 1, 1)
         if not print_config:
-            explanation = explainer.explain(pictures, prompt, targets or None, seed=seed, progress=progress)
+            explanation = explainer.explain(
+                pictures,
+                prompt,
+                "all" if targets == ("all",) else targets or None,
+                answer=answer,
+                why_not=why_not,
+                baselines=baselines or None,
+                grounded_above=GROUNDED_ABOVE if grounded_above is None else grounded_above,
+                seed=seed,
+                progress=progress,
+            )
             explanation.save(folder)
     if print_config:
         settings = {**explainer.method.as_dict(), "probe_layer": explainer.layer}

@@ -42,9 +42,19 @@ def tell(explanation: Explanation, folder: Path) -> None:
     click.echo(f"answer: {explanation.answer}", err=True)
     for index, target in enumerate(explanation.targets):
         notes = f" ({'; '.join(target.notes)})" if target.notes else ""
-        facts = f"probability {target.probability:.3f}{_shares(explanation, index)}"
+        facts = f"probability {target.probability:.3f}{_reliance(explanation, index)}{_shares(explanation, index)}"
         click.echo(f"  {explanation.label(index)}: {facts}{notes}", err=True)
+    if explanation.reliance is not None and (ungrounded := explanation.reliance.ungrounded):
+        words = ", ".join(dict.fromkeys(item.word for item in ungrounded))
+        click.echo(f"  not grounded in the picture: {words}", err=True)
     click.echo(str(folder / "report.html"))
+
+
+def _reliance(explanation: Explanation, index: int) -> str:
+    """How much a target depends on the picture, if that was measured."""
+    positions = explanation.targets[index].positions
+    own = explanation.reliance_of(positions)
+    return f", reliance {own.nats:.1f} nats" if own else ""
 
 
 def _shares(explanation: Explanation, index: int) -> str:

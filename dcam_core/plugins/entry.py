@@ -108,16 +108,16 @@ class Entry(Generic[T]):
             ) from error
 
 
-def subclass_of(base: str) -> Contract:
+def subclass_of(*bases: str) -> Contract:
     """The contract of a kind whose things are classes.
 
     Args:
-        base: import string of the class that they derive from; imported when the first one is loaded.
+        bases: import strings of the classes of which they derive from one; imported when the first one is loaded.
     """
 
     def complaint(thing: object) -> str:
-        expected = import_object(base)
-        public = f"dcam_core.{expected.__name__}"
+        expected = tuple(import_object(base) for base in bases)
+        public = " or ".join(f"dcam_core.{base.__name__}" for base in expected)
         if not inspect.isclass(thing):
             return f"is {indefinite(type(thing).__name__)}: expected a class, a subclass of {public}"
         if not issubclass(thing, expected):

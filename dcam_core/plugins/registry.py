@@ -14,7 +14,7 @@ from dcam_core.plugins.info import PluginInfo, missing_because
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
-    from dcam_core.attribution import Attribution
+    from dcam_core.attribution import Attribution, ModelAttribution
     from dcam_core.dataset import ExplanationDataset
     from dcam_core.metric import Metric
     from dcam_core.refiner import Refiner
@@ -224,8 +224,10 @@ class Registries:
 
     def __init__(self, plugins: Sequence[PluginInfo] = ()) -> None:
         self.adapters = AdapterRegistry("adapter", plugins, subclass_of("dcam_core.adapter:Adapter"))
-        self.attributions: Registry[type[Attribution]] = Registry(
-            "attribution", plugins, subclass_of("dcam_core.attribution:Attribution")
+        self.attributions: Registry[type[Attribution | ModelAttribution]] = Registry(
+            "attribution",
+            plugins,
+            subclass_of("dcam_core.attribution:Attribution", "dcam_core.attribution:ModelAttribution"),
         )
         self.refiners: Registry[type[Refiner]] = Registry(
             "refiner", plugins, subclass_of("dcam_core.refiner:Refiner")

@@ -24,20 +24,34 @@ if TYPE_CHECKING:
     from dcam_core.plugins.engine_hooks import Decision
     from dcam_core.probing.targets import Target
 
-__all__ = ["gradient_target", "kind_of", "layer_path", "probe_states", "refuse_infinite"]
+__all__ = ["gradient_target", "kind_of", "layer_paths", "probe_states", "refuse_infinite"]
 
 
-def layer_path(decision: Decision, adapter: Adapter) -> str:
-    """The module path that an answer to `dcam_probe_layer` names.
+def layer_paths(decision: Decision, adapter: Adapter) -> tuple[str, ...]:
+    """The module paths that an answer to `dcam_probe_layer` names: one, or several that differ.
 
     Raises:
-        ConfigurationError: the method's own setting names no layer of this model.
-        PluginError: a plugin's answer names none.
+        ConfigurationError: the method's own setting names no layer of this model, or one twice.
+        PluginError: a plugin's answer does.
     """
-    layer = decision.answer
+    answer = decision.answer
+    layers = answer if isinstance(answer, Sequence) and not isinstance(answer, str) else (answer,)
+    paths = tuple(_layer_path(layer, decision, adapter) for layer in layers)
+    if not paths:
+        raise decision.refused("an empty list", "at least one layer")
+    for path in paths:
+        if paths.count(path) > 1:
+            raise ConfigurationError(
+                f"probe_layer {list(layers)}, answered by {decision.origin}, names {path!r} twice: name it once"
+            )
+    return paths
+
+
+def _layer_path(layer: object, decision: Decision, adapter: Adapter) -> str:
+    """The module path of one layer."""
     if not isinstance(layer, int | float | str) or isinstance(layer, bool):
         raise decision.refused(
-            kind_of(layer), "a module path, the number of a block, or a fraction of the depth"
+            kind_of(layer), "a module path, the number of a block, a fraction of the depth, or a list of them"
         )
     try:
         return adapter.layer_path(layer)

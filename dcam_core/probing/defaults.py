@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,10 @@ __all__ = ["CORE_DEFAULTS", "NamedProbeLayer", "PublishedProbeLayer"]
 class NamedProbeLayer:
     """The layer that a method names: stronger than installed plugins, weaker than what the user passes."""
 
-    layer: Layer
+    layer: Layer | Sequence[Layer]
 
     @hookimpl
-    def dcam_probe_layer(self) -> Layer:
+    def dcam_probe_layer(self) -> Layer | Sequence[Layer]:
         """That layer."""
         return self.layer
 

@@ -138,3 +138,16 @@ class PictureGrid:
         """
         cells = values.float() @ self.weights.to(values.device).T
         return cells.view(-1, self.rows, self.cols)
+
+    def read(self, cells: Tensor) -> Tensor:
+        """The other way round: every token takes the mean of the cells that it overlaps, weighted by area.
+
+        Args:
+            cells: [B, rows, cols], any floating dtype.
+
+        Returns:
+            [B, N] float32 on the same device; 0 for a token that lies outside of the picture.
+        """
+        weights = self.weights.to(cells.device)
+        total = weights.sum(dim=0)
+        return cells.float().flatten(1) @ (weights / total.where(total > 0, 1))

@@ -3,13 +3,13 @@
 For a target decided at state s, the scalar S (a function of the logits at its positions) is differentiated
 with respect to F, the output of the probed module. Only what must be computed is computed: the part of the
 network below the probed module runs without a graph, logits are formed at the positions that are read, and
-targets that share a state share its forward pass.
+targets that share a state share its forward pass. Several layers are read in one pass forth and one back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dcam_core.inputs import Inputs
     from dcam_core.probing.gradient_targets import GradientTarget
 
-__all__ = ["Probed", "Reading", "probe"]
+__all__ = ["Probed", "Reading", "ReplayedStates", "probe", "probe_layers", "states_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Reading:
 
 @dataclass(frozen=True, eq=False)
 class Probed:
-    """What the probe read, for R readings at once.
+    """What the probe read at one layer, for R readings at once.
 
     Attributes:
         readings: [R] int, indices into the readings that were asked for.
@@ -78,7 +78,9 @@ def probe(
     states_per_forward: int = 8,
     targets_per_backward: int = 1,
 ) -> Iterator[Probed]:
-    """Replay every state that the readings need, once, and differentiate every reading.
+    """Replay every state that the readings need, once, and differentiate every reading at one layer.
+
+    As `probe_layers`, for a single layer.
 
     Args:
         adapter: the model; call within `dcam_core.probing.untouched.untouched`.
@@ -99,76 +101,163 @@ def probe(
         StructuralValidityError: the module's output does not hold the image-token span.
         ReplayError: the module did not take part in the forward pass, or the scalar does not depend on it.
     """
+    batches = probe_layers(
+        adapter,
+        inputs,
+        [layer],
+        readings,
+        image_positions,
+        settings,
+        states_per_forward=states_per_forward,
+        targets_per_backward=targets_per_backward,
+    )
+    for (probed,) in batches:
+        yield probed
+
+
+def probe_layers(
+    adapter: Adapter,
+    inputs: Inputs,
+    layers: Sequence[str],
+    readings: Sequence[Reading],
+    image_positions: Tensor,
+    settings: SamplerSettings,
+    *,
+    states_per_forward: int = 8,
+    targets_per_backward: int = 1,
+) -> Iterator[tuple[Probed, ...]]:
+    """Replay every state that the readings need, once, and differentiate every reading at some layers.
+
+    Args:
+        adapter: as in `probe`.
+        inputs: as in `probe`.
+        layers: L different module paths, in any order.
+        readings: as in `probe`.
+        image_positions: as in `probe`.
+        settings: as in `probe`.
+        states_per_forward: as in `probe`.
+        targets_per_backward: as in `probe`.
+
+    Yields:
+        A batch of states at a time, one result per layer, in their order; all have the same readings, scores and
+        log-probabilities.
+
+    Raises:
+        StructuralValidityError: as in `probe`.
+        ReplayError: as in `probe`.
+    """
+    for members in states_of(readings, states_per_forward):
+        yield _probe_states(
+            adapter, inputs, layers, readings, members, image_positions, settings, targets_per_backward
+        )
+
+
+def states_of(readings: Sequence[Reading], states_per_forward: int) -> Iterator[list[list[int]]]:
+    """Which readings share a state, and which states a forward pass.
+
+    Args:
+        readings: what to read.
+        states_per_forward: how many different states are replayed in one batch.
+
+    Yields:
+        A batch of states at a time: for each, the indices of the readings that are read in it.
+    """
     # States are shared by value: two words decided at the same step need one forward pass.
-    unique: dict[tuple[bytes, int], int] = {}
-    members: list[list[int]] = []
+    unique: dict[tuple[bytes, int], list[int]] = {}
     for index, reading in enumerate(readings):
         key = (reading.state.numpy().tobytes(), id(reading.conditioning))
-        slot = unique.setdefault(key, len(unique))
-        if slot == len(members):
-            members.append([])
-        members[slot].append(index)
-
+        unique.setdefault(key, []).append(index)
+    members = list(unique.values())
     for start in range(0, len(members), states_per_forward):
-        batch = members[start : start + states_per_forward]
-        yield _probe_states(
-            adapter, inputs, layer, readings, batch, image_positions, settings, targets_per_backward
-        )
+        yield members[start : start + states_per_forward]
+
+
+class ReplayedStates:
+    """One forward pass over some states, and the rows of its logits that each reading looks at.
+
+    Args:
+        decider: decides as during generation.
+        readings: all readings.
+        members: for each state to replay, the readings that are read in it.
+        device: of the model.
+    """
+
+    def __init__(
+        self,
+        decider: Decider,
+        readings: Sequence[Reading],
+        members: Sequence[Sequence[int]],
+        device: torch.device,
+    ) -> None:
+        self._readings, self._device = readings, device
+        states = torch.stack([readings[group[0]].state for group in members]).to(device)
+        conditioning = [readings[group[0]].conditioning for group in members]
+        wanted = sorted({p for group in members for i in group for p in _read(readings[i])})
+        self._columns = {position: column for column, position in enumerate(wanted)}
+        self._logits = decider.logits(states, torch.tensor(wanted, device=device), conditioning)
+
+    def score(self, row: int, index: int) -> tuple[Tensor, Tensor]:
+        """The scalar of a reading, and the log-probability of its tokens, without a graph.
+
+        Args:
+            row: which of the replayed states.
+            index: which reading.
+        """
+        reading = self._readings[index]
+        ids = torch.tensor(reading.token_ids, device=self._device)
+        logits = self._logits[row, [self._columns[position] for position in _read(reading)]]
+        score = reading.objective.score(logits, ids)
+        with torch.no_grad():
+            return score, logits[: len(ids)].log_softmax(-1).gather(-1, ids[:, None]).sum()
 
 
 def _probe_states(
     adapter: Adapter,
     inputs: Inputs,
-    layer: str,
+    layers: Sequence[str],
     readings: Sequence[Reading],
     members: Sequence[Sequence[int]],
     image_positions: Tensor,
     settings: SamplerSettings,
     targets_per_backward: int,
-) -> Probed:
+) -> tuple[Probed, ...]:
     """One forward pass over the states in `members`, and the backward passes of all their readings."""
     device = inputs.embeddings.device
-    states = torch.stack([readings[group[0]].state for group in members]).to(device)
-    conditioning = [readings[group[0]].conditioning for group in members]
-    wanted = sorted({p for group in members for i in group for p in _read(readings[i])})
-    columns = {position: column for column, position in enumerate(wanted)}
-
     decider = Decider(adapter, inputs, settings)
-    capture = _Capture(adapter.model.get_submodule(layer), layer, inputs)
+    captures = [_Capture(adapter.model.get_submodule(layer), layer, inputs) for layer in layers]
     with torch.inference_mode(False), torch.enable_grad():
         # With a prefix cache the forward pass that holds the picture is not the one that makes the logits.
-        with capture:
+        with _all_of(captures):
             cached = decider.prefix is not None
-        with nullcontext() if cached else capture:
-            logits = decider.logits(states, torch.tensor(wanted, device=device), conditioning)
-        leaf = capture.leaf
-        rounds = _rounds(members, shared=len(leaf) < len(members))
+        with _all_of([] if cached else captures):
+            replayed = ReplayedStates(decider, readings, members, device)
+        outputs = [capture.output for capture in captures]
+        rows = len(outputs[0])
+        rounds = _rounds(members, shared=rows < len(members))
         order = [index for pairs in rounds for _, index in pairs]
-        scores, log_probabilities, totals = [], [], []
+        scores: list[Tensor] = []
+        log_probabilities: list[Tensor] = []
+        totals = []
         for pairs in rounds:
-            own = []
-            for row, index in pairs:
-                reading = readings[index]
-                ids = torch.tensor(reading.token_ids, device=device)
-                rows = logits[row, [columns[position] for position in _read(reading)]]
-                own.append(reading.objective.score(rows, ids))
-                with torch.no_grad():
-                    spoken = rows[: len(ids)].log_softmax(-1).gather(-1, ids[:, None])
-                    log_probabilities.append(spoken.sum())
+            own, spoken = zip(*(replayed.score(row, index) for row, index in pairs), strict=True)
             scores += own
+            log_probabilities += spoken
             totals.append(torch.stack(own).sum())
-        gradients = _differentiate(torch.stack(totals), leaf, targets_per_backward, layer)
+        gradients = _differentiate(torch.stack(totals), outputs, targets_per_backward, layers)
 
     image_positions = image_positions.to(device)
-    where = [(turn, row % len(leaf)) for turn, pairs in enumerate(rounds) for row, _ in pairs]
+    where = [(turn, row % rows) for turn, pairs in enumerate(rounds) for row, _ in pairs]
     turns, rows_of = (torch.tensor(part, device=device) for part in zip(*where, strict=True))
-    return Probed(
-        readings=tuple(order),
-        # A block that lies on another device leaves its output there.
-        activations=leaf.detach().to(device)[rows_of[:, None], image_positions],
-        gradients=gradients.to(device)[turns[:, None], rows_of[:, None], image_positions],
-        scores=torch.stack(scores).detach().float(),
-        log_probabilities=torch.stack(log_probabilities).float(),
+    return tuple(
+        Probed(
+            readings=tuple(order),
+            # A block that lies on another device leaves its output there.
+            activations=output.detach().to(device)[rows_of[:, None], image_positions],
+            gradients=gradient.to(device)[turns[:, None], rows_of[:, None], image_positions],
+            scores=torch.stack(scores).detach().float(),
+            log_probabilities=torch.stack(log_probabilities).float(),
+        )
+        for output, gradient in zip(outputs, gradients, strict=True)
     )
 
 
@@ -192,44 +281,59 @@ def _read(reading: Reading) -> tuple[int, ...]:
     return (*reading.positions, *reading.objective.context)
 
 
-def _differentiate(totals: Tensor, leaf: Tensor, chunk: int, layer: str) -> Tensor:
-    """[K, S, n, C] gradients of K scalars with respect to the leaf, `chunk` scalars at a time."""
-    unreached = ReplayError(
-        f"the target does not depend on the output of {layer!r}: "
-        "no gradient reaches it from the logits; probe an earlier layer"
-    )
-    if not totals.requires_grad:
-        raise unreached
-    parts = []
-    for start in range(0, len(totals), chunk):
+def _differentiate(
+    totals: Tensor, outputs: Sequence[Tensor], chunk: int, layers: Sequence[str]
+) -> list[Tensor]:
+    """[K, S, n, C] gradients of K scalars with respect to every layer's output, `chunk` scalars at a time."""
+    parts: list[Sequence[Tensor | None]] = []
+    for start in range(0, len(totals) if totals.requires_grad else 0, chunk):
         part = totals[start : start + chunk]
-        last = start + chunk >= len(totals)
+        keep = start + chunk < len(totals)
         if len(part) == 1:
-            (gradient,) = torch.autograd.grad(part[0], leaf, retain_graph=not last, allow_unused=True)
-            gradient = None if gradient is None else gradient[None]
+            found = torch.autograd.grad(part[0], outputs, retain_graph=keep, allow_unused=True)
+            parts.append([None if gradient is None else gradient[None] for gradient in found])
         else:
             basis = torch.eye(len(part), dtype=part.dtype, device=part.device)
-            (gradient,) = torch.autograd.grad(
-                part, leaf, basis, retain_graph=not last, is_grads_batched=True, allow_unused=True
+            parts.append(
+                torch.autograd.grad(
+                    part, outputs, basis, retain_graph=keep, is_grads_batched=True, allow_unused=True
+                )
             )
-        if gradient is None:
-            raise unreached
-        parts.append(gradient)
-    return torch.cat(parts)
+    return [_reached([part[index] for part in parts], layer) for index, layer in enumerate(layers)]
+
+
+def _reached(parts: Sequence[Tensor | None], layer: str) -> Tensor:
+    """[K, S, n, C] gradients of one layer, out of the parts in which they were computed."""
+    there = [part for part in parts if part is not None]
+    if not there or len(there) < len(parts):
+        raise ReplayError(
+            f"the target does not depend on the output of {layer!r}: "
+            "no gradient reaches it from the logits; probe an earlier layer"
+        )
+    return torch.cat(there)
+
+
+def _all_of(captures: Sequence[_Capture]) -> ExitStack:
+    """The captures, entered together."""
+    stack = ExitStack()
+    for capture in captures:
+        stack.enter_context(capture)
+    return stack
 
 
 class _Capture:
     """A forward hook that cuts the graph at the probed module and keeps what it put out.
 
     The module's output is replaced by a copy of a fresh leaf, so that gradients are taken with respect to
-    the leaf and the module below it needs no graph. Let through untouched are calls without grad mode (the
-    unconditional pass of guidance) and calls whose output does not hold the whole image-token span (they are
-    not structurally valid). The hook is removed on exit, whatever happened.
+    the leaf and the module below it needs no graph. Where a module below is probed too, there is a graph already,
+    which must not be cut: gradients have to go on to that leaf. Let through untouched are calls without grad
+    mode (the unconditional pass of guidance) and calls whose output does not hold the whole image-token span (they
+    are not structurally valid). The hook is removed on exit, whatever happened.
     """
 
     def __init__(self, module: nn.Module, path: str, inputs: Inputs) -> None:
         self._module, self._path, self._inputs = module, path, inputs
-        self._leaves: list[Tensor] = []
+        self._outputs: list[Tensor] = []
         self._refused: list[tuple[int, ...]] = []
 
     def __enter__(self) -> _Capture:
@@ -240,16 +344,16 @@ class _Capture:
         self._handle.remove()
 
     @property
-    def leaf(self) -> Tensor:
+    def output(self) -> Tensor:
         """[S, n, C], the captured output.
 
         Raises:
             StructuralValidityError: no call put out the image-token span.
             ReplayError: the module was not called, or several calls put it out.
         """
-        if len(self._leaves) == 1:
-            return self._leaves[0]
-        if not self._leaves and self._refused:
+        if len(self._outputs) == 1:
+            return self._outputs[0]
+        if not self._outputs and self._refused:
             _, stop = self._inputs.image_span
             raise StructuralValidityError(
                 f"the output of {self._path!r} cannot be probed: it is {list(self._refused[0])}, and the image "
@@ -257,7 +361,7 @@ class _Capture:
                 "[batch, sequence, channels] over the whole prompt, such as a transformer block"
             )
         raise ReplayError(
-            f"module {self._path!r} was called {len(self._leaves)} times in one replayed denoising step: "
+            f"module {self._path!r} was called {len(self._outputs)} times in one replayed denoising step: "
             "probe a module that every step calls exactly once, such as a transformer block"
         )
 
@@ -269,8 +373,8 @@ class _Capture:
         if hidden.ndim != 3 or hidden.shape[1] < stop:
             self._refused.append(tuple(hidden.shape))
             return None
-        leaf = hidden.detach().requires_grad_()
-        self._leaves.append(leaf)
+        kept = hidden if hidden.requires_grad else hidden.detach().requires_grad_()
+        self._outputs.append(kept)
         # A copy goes on into the network: what follows may write into it in place.
-        alias = leaf.clone()
+        alias = kept.clone()
         return alias if isinstance(output, Tensor) else (alias, *output[1:])

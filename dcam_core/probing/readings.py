@@ -63,7 +63,7 @@ def plan_readings(
     readings = []
     for index, target in enumerate(targets):
         chosen = _ask_states(hooks, method, adapter, target, trajectory)
-        scored = _ask_objective(hooks, method, adapter, target)
+        scored = _ask_objective(hooks, method, adapter, target, trajectory)
         states = probe_states(chosen, target, trajectory)
         objective = gradient_target(scored, target, trajectory)
         read = sum(len(state.positions) for state in states)
@@ -126,12 +126,19 @@ def _remark(method: Method, adapter: Adapter, trajectory: Trajectory, step: int 
     return ""
 
 
-def _ask_objective(hooks: EngineHooks, method: Method, adapter: Adapter, target: Target) -> Decision:
+def _ask_objective(
+    hooks: EngineHooks, method: Method, adapter: Adapter, target: Target, trajectory: Trajectory
+) -> Decision:
     """Who knows the scalar to differentiate for one target."""
     parameters: Mapping[str, Any] = {k: v for k, v in method.gradient_target.items() if k != "name"}
     name = str(method.gradient_target["name"])
     decision = hooks.decide(
-        "dcam_gradient_target", name=name, parameters=parameters, target=target, adapter=adapter
+        "dcam_gradient_target",
+        name=name,
+        parameters=parameters,
+        target=target,
+        adapter=adapter,
+        trajectory=trajectory,
     )
     if decision is None:
         there = ", ".join(known.name for known in GRADIENT_TARGETS)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING
 
+import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dcam_core.errors import DcamError, PluginError
@@ -14,6 +19,8 @@ from dcam_core.probing.normalise import joint_min_max
 from dcam_core.refiner import Refiner, RefinerContext
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.probing.targets import Answer
 
@@ -28,6 +35,7 @@ def refine(
     trajectory: Trajectory,
     answer: Answer,
     image_size: int,
+    pictures: Sequence[Image] = (),
 ) -> tuple[Tensor, ...]:
     """Normalise a target's maps over all pictures together, then refine the maps of each picture.
 
@@ -42,17 +50,23 @@ def refine(
         trajectory: the recorded run.
         answer: its answer.
         image_size: side in pixels of the square that the vision tower reads.
+        pictures: the pictures, RGB, for refiners that look at them; empty: they are not known.
 
     Returns:
-        One [T, H, W] in [0, 1] per picture.
+        One [T, H, W] in [0, 1] per picture; on a finer grid where a refiner makes it finer.
 
     Raises:
-        PluginError: a refiner failed, or gave what is not finite [T, H, W] in [0, 1].
+        PluginError: a refiner failed, or gave what is not finite [T, H, W] in [0, 1] on its grid.
     """
+    if not len(raw[0]):
+        return tuple(maps.clone() for maps in raw)
+    # An answer that was given took no steps: those that writing it would take.
+    steps = trajectory.steps or trajectory.settings.total_steps
     padding = tuple(trajectory.final[trajectory.answer_length :].tolist())
     refined = []
-    for maps in joint_min_max(raw):
-        context = RefinerContext(maps, trajectory.steps, image_size, answer.token_ids, padding)
+    for maps, picture in zip_longest(joint_min_max(raw), pictures[: len(raw)]):
+        seen = None if picture is None else _as_tensor(picture, maps)
+        context = RefinerContext(maps, steps, image_size, answer.token_ids, padding, seen)
         finished = _through(refiners, maps, context).clamp(0, 1)
         refined.append(_limited(finished, maps.amax((-2, -1), keepdim=True)))
     return tuple(refined)
@@ -69,19 +83,26 @@ def _through(refiners: Sequence[tuple[str, Refiner]], maps: Tensor, context: Ref
             raise PluginError(
                 label, f"{label} failed on maps {list(maps.shape)}: {describe(error)}"
             ) from error
-        if found := _misfit(refined, maps):
+        if found := _misfit(refined, maps, finer=refiner.finer):
+            grid = "or finer " if refiner.finer else ""
             raise PluginError(
-                label, f"{label} gave {found}: expected finite {list(maps.shape)} {maps.dtype} in [0, 1]"
+                label,
+                f"{label} gave {found}: expected finite {list(maps.shape)} {grid}{maps.dtype} in [0, 1]",
             )
+        if refined.shape != maps.shape:
+            size = refined.shape[-2:]
+            stretched = F.interpolate(context.raw[:, None], size, mode="bilinear", align_corners=False)
+            context = dataclasses.replace(context, raw=stretched[:, 0])
         maps = refined
     return maps
 
 
-def _misfit(refined: object, maps: Tensor) -> str:
+def _misfit(refined: object, maps: Tensor, *, finer: bool) -> str:
     """What is wrong with a refiner's maps; "" if nothing is."""
     if not isinstance(refined, Tensor):
         return kind_of(refined)
-    if refined.shape != maps.shape or refined.dtype != maps.dtype or refined.device != maps.device:
+    fits = refined.shape == maps.shape or (finer and _is_finer(refined, maps))
+    if not fits or refined.dtype != maps.dtype or refined.device != maps.device:
         where = "" if refined.device == maps.device else f" on {refined.device}"
         return f"{kind_of(refined)}{where}"
     if not refined.isfinite().all():
@@ -89,6 +110,21 @@ def _misfit(refined: object, maps: Tensor) -> str:
     if refined.numel() and (refined.amin() < -_ROUNDING or refined.amax() > 1 + _ROUNDING):
         return f"values from {float(refined.amin()):.4g} to {float(refined.amax()):.4g}"
     return ""
+
+
+def _is_finer(refined: Tensor, maps: Tensor) -> bool:
+    """Whether maps are as many as others, on a grid with as many rows and columns or more."""
+    return (
+        refined.ndim == maps.ndim
+        and all(new >= old for new, old in zip(refined.shape, maps.shape, strict=True))
+        and len(refined) == len(maps)
+    )
+
+
+def _as_tensor(picture: Image, maps: Tensor) -> Tensor:
+    """[3, height, width] float32 in [0, 1], where the maps are."""
+    pixels = torch.from_numpy(np.array(picture, dtype=np.float32)) / 255
+    return pixels.permute(2, 0, 1).contiguous().to(maps.device)
 
 
 def _limited(maps: Tensor, height: Tensor) -> Tensor:

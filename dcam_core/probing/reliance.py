@@ -9,21 +9,88 @@ written. That state is therefore not offered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from dcam_core.denoising.decision import Decider
+from dcam_core.errors import ConfigurationError
+from dcam_core.results.reliance import VisualReliance, WordReliance
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from dcam_core.adapter import Adapter
     from dcam_core.denoising.settings import SamplerSettings
+    from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.inputs import Inputs
+    from dcam_core.probing.baseline_pictures import StandIn
     from dcam_core.probing.targets import Target
 
-__all__ = ["hidden_log_probabilities"]
+__all__ = ["GROUNDED_ABOVE", "hidden_log_probabilities", "measure_reliance"]
+
+GROUNDED_ABOVE = 0.7
+"""Nats of visual reliance from which a word is called grounded in the picture, by default.
+
+A little above log 2: the picture must at least double the word's probability. Chosen out of 0.5 to
+1.4 on training scenes of the embedded models (`python -m tests.benchmarks reliance split=train`).
+"""
+
+
+def measure_reliance(
+    adapter: Adapter,
+    inputs: Inputs,
+    trajectory: Trajectory,
+    targets: Sequence[Target],
+    stand_ins: Sequence[StandIn],
+    prepare: Callable[[Sequence[Image], str], Inputs],
+    *,
+    threshold: float = GROUNDED_ABOVE,
+    states_per_forward: int = 8,
+    on_replay: Callable[[int, int], None] | None = None,
+) -> VisualReliance:
+    """The visual reliance of words: one batched replay with the picture, and one for each that stands in for it.
+
+    Args:
+        adapter: the model; call within `dcam_core.probing.untouched.untouched`.
+        inputs: the prepared prompt.
+        trajectory: the recorded run, or the given answer.
+        targets: words of the answer.
+        stand_ins: what stands in the picture's place.
+        prepare: makes the same prompt with other pictures.
+        threshold: nats from which a word is called grounded.
+        states_per_forward: how many words share a forward pass; bounds memory.
+        on_replay: called after every replay with how many are done and how many there are.
+
+    Raises:
+        ConfigurationError: nothing stands in the picture's place.
+    """
+    if not stand_ins:
+        raise ConfigurationError("visual reliance needs a baseline picture: name one, such as 'mean-colour'")
+    found = []
+    for shown in (None, *stand_ins):
+        read = inputs if shown is None else prepare(shown.pictures, inputs.prompt)
+        values = hidden_log_probabilities(
+            adapter,
+            read,
+            trajectory.final,
+            targets,
+            trajectory.settings,
+            states_per_forward=states_per_forward,
+        )
+        found.append(values.tolist())
+        if on_replay is not None:
+            on_replay(len(found), 1 + len(stand_ins))
+    return VisualReliance(
+        baselines=tuple(shown.name for shown in stand_ins),
+        threshold=threshold,
+        words=tuple(
+            WordReliance(target.word, target.positions, with_picture, tuple(without))
+            for target, with_picture, *without in zip(targets, *found, strict=True)
+        ),
+    )
 
 
 def hidden_log_probabilities(
@@ -42,15 +109,15 @@ def hidden_log_probabilities(
         inputs: the prepared prompt.
         final: [G] int64 on the CPU, the finished answer.
         targets: T words.
-        settings: guidance, suppressed ids and prefix cache, as during generation.
+        settings: guidance and prefix cache, as during generation.
         states_per_forward: how many words share a forward pass; bounds memory.
 
     Returns:
-        [T] float32 on the CPU, in nats: summed over the tokens of a word, which are all hidden at once.
-        -inf where one of them is suppressed.
+        [T] float32 on the CPU, in nats: summed over the tokens of a word, which are all hidden at once. What the
+        sampler may not say can be asked about nevertheless.
     """
     device = inputs.embeddings.device
-    decider = Decider(adapter, inputs, settings)
+    decider = Decider(adapter, inputs, settings.merged({"suppressed_ids": ()}))
     found = []
     with torch.no_grad():
         for start in range(0, len(targets), states_per_forward):

@@ -14,7 +14,17 @@ from dcam_core.errors import TargetError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["Answer", "AnswerWord", "Target", "decode", "read_answer", "select_targets"]
+__all__ = [
+    "Answer",
+    "AnswerWord",
+    "Target",
+    "all_words",
+    "decode",
+    "phrase",
+    "read_answer",
+    "select_targets",
+    "split_words",
+]
 
 # A word: one character of a script written without spaces, or a run of letters and digits that may hold
 # apostrophes and hyphens; anything else that is not a space is punctuation.
@@ -76,6 +86,11 @@ class Target:
     positions: tuple[int, ...]
     token_ids: tuple[int, ...]
     tokens: tuple[str, ...]
+
+
+def split_words(text: str) -> list[str]:
+    """The words of a text, punctuation included, as an answer's are found."""
+    return _WORD.findall(text)
 
 
 def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
@@ -147,6 +162,11 @@ def _spans(
     return text, spans
 
 
+def all_words(answer: Answer) -> tuple[Target, ...]:
+    """Every word of an answer but punctuation, in reading order."""
+    return tuple(phrase(answer, [word]) for word in answer.words if not word.is_punctuation)
+
+
 def select_targets(answer: Answer, wanted: Iterable[str | int] | None) -> tuple[Target, ...]:
     """Turn what the user asks for into positions of the answer.
 
@@ -163,13 +183,13 @@ def select_targets(answer: Answer, wanted: Iterable[str | int] | None) -> tuple[
         TargetError: something asked for is not in the answer; the answer's words are listed.
     """
     if wanted is None:
-        chosen = [[word] for word in answer.words if not word.is_punctuation]
+        chosen = all_words(answer)
         if not chosen:
             raise TargetError(
                 f"the answer {answer.text!r} has no words to explain: name a position ('@0'), "
                 "or give the sampler more steps"
             )
-        return tuple(_target(answer, words) for words in chosen)
+        return chosen
     if isinstance(wanted, (str, int)):
         wanted = [wanted]
     return tuple(target for item in wanted for target in _find(answer, item))
@@ -182,14 +202,14 @@ def _find(answer: Answer, item: str | int) -> list[Target]:
     name, occurrence = item, None
     if match := re.fullmatch(r"(.*\S)#(\d+)", item):
         name, occurrence = match.group(1), int(match.group(2))
-    pattern = [match.group().casefold() for match in _WORD.finditer(name)]
+    pattern = [word.casefold() for word in split_words(name)]
     texts = [word.text.casefold() for word in answer.words]
     starts = (
         [i for i in range(len(texts) - len(pattern) + 1) if texts[i : i + len(pattern)] == pattern]
         if pattern
         else []
     )
-    found = [_target(answer, answer.words[i : i + len(pattern)]) for i in starts]
+    found = [phrase(answer, answer.words[i : i + len(pattern)]) for i in starts]
     there = ", ".join(dict.fromkeys(word.text for word in answer.words)) or "no words"
     if not found:
         raise TargetError(f"target {name!r} is not in the answer {answer.text!r}: its words are {there}")
@@ -214,8 +234,8 @@ def _at(answer: Answer, position: int) -> Target:
     return Target(text, (position,), (answer.token_ids[position],), (answer.tokens[position],))
 
 
-def _target(answer: Answer, words: Sequence[AnswerWord]) -> Target:
-    """One target out of neighbouring words."""
+def phrase(answer: Answer, words: Sequence[AnswerWord]) -> Target:
+    """One target out of neighbouring words, at least one."""
     positions = tuple(dict.fromkeys(position for word in words for position in word.positions))
     return Target(
         word=answer.text[words[0].start : words[-1].stop],

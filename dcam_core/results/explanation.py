@@ -7,7 +7,7 @@ notebook), kept (`save`) and restored (`load_explanation`) without the model.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from torch import Tensor
 from dcam_core.errors import DcamError
 from dcam_core.results.lookup import find_target, target_label
 from dcam_core.results.picture_maps import PictureMaps, choose_picture, peak_cell, stretch_map
+from dcam_core.results.reliance import VisualReliance, WordReliance
 from dcam_core.results.words import ExplainedTarget, Word
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = [
     "ExplainedTarget",
     "Explanation",
     "PictureMaps",
+    "VisualReliance",
     "Word",
     "load_explanation",
     "peak_cell",
@@ -54,6 +56,8 @@ class Explanation:
         model: identity of the model (name, family, source, parameters, dtype, ...).
         versions: versions of dcam, of torch and of the plugins that took part.
         steps: the answer's text after each denoising step, or empty if not recorded.
+        reliance: how much every word depends on the picture; None if it was not measured. There are no targets
+            where no word was asked for and none depends on the picture.
 
     Raises:
         DcamError: if the parts do not fit each other, a map is not finite or leaves [0, 1], or a setting
@@ -70,6 +74,7 @@ class Explanation:
     model: dict[str, Any]
     versions: dict[str, Any]
     steps: tuple[str, ...] = field(default=())
+    reliance: VisualReliance | None = None
 
     def __post_init__(self) -> None:
         if not self.pictures:
@@ -191,6 +196,10 @@ class Explanation:
         index = self.index(target, occurrence=occurrence)
         evidence = torch.stack([part.raw[index].double().clamp(min=0).sum() for part in self.pictures])
         return tuple((evidence / evidence.sum().where(evidence.sum() > 0, 1)).tolist())
+
+    def reliance_of(self, positions: Sequence[int]) -> WordReliance | None:
+        """How much the word at some answer positions depends on the picture; None if that was not measured."""
+        return None if self.reliance is None else self.reliance.of(positions)
 
     def figure(
         self, target: str | int, *, occurrence: int | None = None, picture: int | None = None

@@ -30,7 +30,8 @@ class PictureMaps:
         picture: the picture, RGB.
         raw: `[T, H, W]` float32, maps on the picture grid before any refiner: not normalised. The grid covers
             the whole picture; cell (0, 0) is its upper left corner.
-        maps: `[T, H, W]` float32 in [0, 1], the refined maps on the same grid.
+        maps: `[T, H', W']` float32 in [0, 1], the refined maps over the same picture; on the same grid, or on a
+            finer one if a refiner makes it finer.
     """
 
     picture: Image.Image
@@ -61,9 +62,12 @@ class PictureMaps:
                 leave [0, 1].
         """
         raw, maps = (_checked(name, getattr(self, name), targets, where) for name in ("raw", "maps"))
-        if raw.shape != maps.shape:
-            raise DcamError(f"{where}raw maps are {list(raw.shape)} but maps are {list(maps.shape)}")
-        low, high = maps.min().item(), maps.max().item()
+        if any(fine < coarse for fine, coarse in zip(maps.shape, raw.shape, strict=True)):
+            raise DcamError(
+                f"{where}raw maps are {list(raw.shape)} but maps are {list(maps.shape)}: refined maps are "
+                "as fine as the raw ones, or finer"
+            )
+        low, high = (maps.min().item(), maps.max().item()) if len(maps) else (0.0, 1.0)
         if low < -_RANGE_TOLERANCE or high > 1 + _RANGE_TOLERANCE:
             raise DcamError(
                 f"{where}maps have values from {low:.6g} to {high:.6g}: the last refiner must leave [0, 1]"
@@ -120,10 +124,10 @@ def peak_cell(grid: Tensor) -> tuple[int, int] | None:
 
 def _checked(name: str, maps: Tensor, targets: Sequence[ExplainedTarget], where: str) -> Tensor:
     """A copy on the CPU as float32, without a graph."""
-    if maps.ndim != 3 or len(maps) != len(targets) or maps.numel() == 0:
+    if maps.ndim != 3 or len(maps) != len(targets) or 0 in maps.shape[1:]:
         raise DcamError(
             f"{where}{name} has shape {list(maps.shape)}: it must be [targets, rows, columns] for "
-            f"{len(targets)} targets, at least one"
+            f"{len(targets)} targets, with at least one cell"
         )
     maps = maps.detach().to(device="cpu", dtype=torch.float32, copy=True).contiguous()
     for target, one in zip(targets, maps, strict=True):

@@ -16,6 +16,9 @@ maps.safetensors               `raw.0`, `maps.0`, `raw.1`, ...
 picture-0.png                  the pictures
 overlay-00-WORD-picture-0.png  per target and picture
 ```
+
+Where it was measured how much the words depend on the picture, the facts have `reliance` besides (and each target its
+own): an addition that readers of either version may leave out.
 """
 
 from __future__ import annotations
@@ -40,6 +43,7 @@ from torch import Tensor
 from dcam_core.errors import DcamError, SavedExplanationError
 from dcam_core.results.explanation import Explanation
 from dcam_core.results.picture_maps import PictureMaps, peak_cell
+from dcam_core.results.reliance import VisualReliance, WordReliance
 from dcam_core.results.report.html import write_report
 from dcam_core.results.words import ExplainedTarget, Word
 
@@ -47,7 +51,7 @@ __all__ = ["ONE_PICTURE", "SEVERAL_PICTURES", "overlay_name", "read_explanation"
 
 ONE_PICTURE, SEVERAL_PICTURES = 1, 2  # schema versions; the first is what every version of dcam can read
 _FACTS, _MAPS, _REPORT = "explanation.json", "maps.safetensors", "report.html"
-_Record = TypeVar("_Record", Word, ExplainedTarget)
+_Record = TypeVar("_Record", Word, ExplainedTarget, WordReliance)
 
 
 class _Names(NamedTuple):
@@ -114,6 +118,7 @@ def read_explanation(folder: Path) -> Explanation:
             model=facts["model"],
             versions=facts["versions"],
             steps=tuple(facts["steps"]),
+            reliance=_read_reliance(facts["reliance"]) if "reliance" in facts else None,
         )
     except KeyError as error:
         raise SavedExplanationError(
@@ -172,11 +177,42 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
         "settings": explanation.settings,
         "seed": explanation.seed,
         **({"pictures": pictures} if several else pictures[0]),
+        **_reliance_facts(explanation.reliance),
         "targets": [
-            asdict(target) | _map_facts(explanation, index)
+            asdict(target) | _map_facts(explanation, index) | _target_reliance(explanation, target)
             for index, target in enumerate(explanation.targets)
         ],
     }
+
+
+def _reliance_facts(reliance: VisualReliance | None) -> dict[str, Any]:
+    """What is said about the words' dependence on the picture; nothing if it was not measured."""
+    if reliance is None:
+        return {}
+    words = [
+        asdict(item) | {"nats": item.nats, "grounded": reliance.is_grounded(item)} for item in reliance.words
+    ]
+    return {
+        "reliance": {
+            "baselines": list(reliance.baselines),
+            "threshold": reliance.threshold,
+            "words": words,
+        }
+    }
+
+
+def _target_reliance(explanation: Explanation, target: ExplainedTarget) -> dict[str, Any]:
+    """The visual reliance of one target, in nats, where it is known."""
+    own = explanation.reliance_of(target.positions)
+    return {"reliance": own.nats} if own else {}
+
+
+def _read_reliance(facts: Mapping[str, Any]) -> VisualReliance:
+    return VisualReliance(
+        tuple(facts["baselines"]),
+        facts["threshold"],
+        tuple(_restored(WordReliance, record) for record in facts["words"]),
+    )
 
 
 def _map_facts(explanation: Explanation, index: int) -> dict[str, Any]:

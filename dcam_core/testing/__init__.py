@@ -28,6 +28,7 @@ __all__ = [
     "AttributionConformance",
     "DatasetConformance",
     "MetricConformance",
+    "ModelAttributionConformance",
     "RefinerConformance",
 ]
 
@@ -37,6 +38,7 @@ _EXPORTS = {
     "AttributionConformance": "attributions",
     "DatasetConformance": "datasets",
     "MetricConformance": "metrics",
+    "ModelAttributionConformance": "model_attributions",
     "RefinerConformance": "refiners",
 }
 
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from dcam_core.testing.attributions import AttributionConformance
     from dcam_core.testing.datasets import DatasetConformance
     from dcam_core.testing.metrics import MetricConformance
+    from dcam_core.testing.model_attributions import ModelAttributionConformance
     from dcam_core.testing.refiners import RefinerConformance
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from dcam_core.conformance.check import BrokenPromiseError, Check, NotApplicableError, expect
-from dcam_core.dataset import ExplanationDataset, Sample, SampleObject
+from dcam_core.dataset import ExplanationDataset, LeftOut, Sample, SampleObject
 from dcam_core.testing import _calls
 from dcam_core.testing._conformance import Conformance
 
@@ -43,7 +43,7 @@ def _objects(dataset: ExplanationDataset) -> Iterator[tuple[str, Sample, SampleO
 
 def _difference(first: Sample, second: Sample) -> str | None:
     """In what two samples differ; None: in nothing."""
-    texts = ("key", "prompt", "caption")
+    texts = ("key", "prompt", "caption", "left_out", "absent")
     for name in texts:
         if getattr(first, name) != getattr(second, name):
             return f"{name} {getattr(first, name)!r} and {getattr(second, name)!r}"
@@ -159,11 +159,48 @@ def _words(dataset: ExplanationDataset) -> str:
             isinstance(words, tuple) and len(words) > 0 and all(isinstance(word, str) for word in words),
             f"{where} has the words {words!r}: give a tuple of at least one",
         )
-        odd = [word for word in words if word != " ".join(word.lower().split()) or not word]
+        odd = _oddly_written(words)
         expect(not odd, f"{where} has the words {odd}: write them in lower case, with single blanks")
         expect(len(set(words)) == len(words), f"{where} has a word twice: {words!r}")
         count += 1
     return _of_objects(count)
+
+
+def _oddly_written(words: Iterable[str]) -> list[str]:
+    return [word for word in words if word != " ".join(word.lower().split()) or not word]
+
+
+def _categories(dataset: ExplanationDataset) -> str:
+    """Where classes are listed, every object has a name of one of them, and names are well written."""
+    categories = list(dataset.categories)
+    if not categories:
+        raise NotApplicableError("no classes are listed")
+    odd = _oddly_written(word for words in categories for word in words)
+    expect(not odd, f"the categories have the words {odd}: write them in lower case, with single blanks")
+    for where, _, each in _objects(dataset):
+        expect(
+            any(set(each.words) & set(words) for words in categories),
+            f"{where} is called {each.words!r}, of which no category has a name: list all of them",
+        )
+    return f"{len(categories)} categories"
+
+
+def _left_out(dataset: ExplanationDataset) -> str:
+    """What is left out is said with a reason, and is not among what is called absent."""
+    said = [*dataset.left_out]
+    for index, sample in _samples(dataset):
+        said += sample.left_out
+        named = {word for each in sample.objects for word in each.words} & set(sample.absent)
+        expect(not named, f"sample {index} has objects called {sorted(named)}, which it says are absent")
+        odd = _oddly_written(sample.absent)
+        expect(not odd, f"sample {index} says {odd} are absent: write them in lower case, with single blanks")
+    for each in said:
+        expect(isinstance(each, LeftOut), f"{each!r} is left out: give a LeftOut that says what and why")
+        expect(
+            bool(each.what.strip()) and bool(each.why.strip()),
+            f"{each!r} does not say what is left out and why",
+        )
+    return f"{len(said)} things, in as far as they were looked at"
 
 
 def _masks(dataset: ExplanationDataset) -> str:
@@ -237,6 +274,8 @@ CHECKS: tuple[Check[ExplanationDataset], ...] = (
     Check("words", _words),
     Check("masks", _masks),
     Check("captions", _captions),
+    Check("categories", _categories),
+    Check("left-out", _left_out),
     Check("random-state", _random_state),
     Check("keywords", _keywords),
 )

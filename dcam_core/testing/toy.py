@@ -197,6 +197,11 @@ class ToyAdapter(Adapter):
         return list(self.model.blocks)
 
     @property
+    def parity_modules(self) -> Mapping[str, str | nn.Module]:
+        """The head; there is no final norm."""
+        return {"logits": "head"}
+
+    @property
     def default_sampler(self) -> SamplerSettings:
         """Eight positions; "<unk>" is never chosen, "<stop>" ends the answer."""
         return SamplerSettings(answer_length=8, suppressed_ids=(2,), stop_sequences=((1,),))

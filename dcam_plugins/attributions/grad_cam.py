@@ -19,19 +19,22 @@ class GradCAM(Attribution):
     Args:
         centre: use the activations without their mean over the image tokens. It shifts the map by a
             constant before the ReLU, so that about the lower half of it becomes zero.
+        gate_gradients: drop negative gradients before the mean, as LLaVA-CAM does.
 
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017, equations 1 and 2; the base map of Diffusion-CAM
     (arXiv 2604.11005) as its paper states it.
     """
 
-    def __init__(self, *, centre: bool = False) -> None:
+    def __init__(self, *, centre: bool = False, gate_gradients: bool = False) -> None:
         super().__init__()
-        self.centre = centre
+        self.centre, self.gate_gradients = centre, gate_gradients
 
     def forward(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """Attribute; shapes and dtypes as in `Attribution.forward`."""
         features = at_least_float32(activations)
         if self.centre:
             features = centred(features)
-        weights = at_least_float32(gradients).mean(dim=1)
-        return einsum(features, weights, "b n c, b c -> b n").relu()
+        slopes = at_least_float32(gradients)
+        if self.gate_gradients:
+            slopes = slopes.relu()
+        return einsum(features, slopes.mean(dim=1), "b n c, b c -> b n").relu()

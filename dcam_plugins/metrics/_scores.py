@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["where_there_is_an_object"]
+__all__ = ["where_something_can_be_missed"]
 
 
-def where_there_is_an_object(scores: Tensor, masks: Tensor) -> Tensor:
-    """Scores as `dcam_core.Metric.score` gives them: without an object there is nothing to find, and no score.
+def where_something_can_be_missed(scores: Tensor, masks: Tensor) -> Tensor:
+    """Scores as `dcam_core.Metric.score` gives them: NaN where a mask leaves nothing to find or nothing to miss.
+
+    Every metric leaves out the same maps, so that their means are over the same words and can be compared.
 
     Args:
         scores: [B], any dtype.
         masks: [B, H, W] bool.
 
     Returns:
-        [B] float64, NaN where the mask is empty.
+        [B] float64, NaN where the mask is empty or covers the whole picture.
     """
-    return scores.double().where(masks.flatten(1).any(1), float("nan"))
+    pixels = masks.flatten(1)
+    return scores.double().where(pixels.any(1) & ~pixels.all(1), float("nan"))

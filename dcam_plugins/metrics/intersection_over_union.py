@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from dcam_core.metric import Metric
-from dcam_plugins.metrics._scores import where_there_is_an_object
+from dcam_plugins.metrics._scores import where_something_can_be_missed
 from dcam_plugins.metrics.localisation import intersection_over_union
 
 __all__ = ["IntersectionOverUnion"]
@@ -22,4 +22,4 @@ class IntersectionOverUnion(Metric):
 
     def score(self, maps: Tensor, masks: Tensor) -> Tensor:
         """Score; shapes and values as in `Metric.score`."""
-        return where_there_is_an_object(intersection_over_union(maps, masks), masks)
+        return where_something_can_be_missed(intersection_over_union(maps, masks), masks)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["energy_inside", "intersection_over_union", "otsu_threshold", "pointing"]
+__all__ = ["energy_inside", "found_pixels", "intersection_over_union", "otsu_threshold", "pointing"]
 
 _LEVELS = 256
 _SMALLEST_CLASS = 1.19e-7  # float32 epsilon, the weight under which OpenCV's Otsu skips a class
@@ -42,6 +42,18 @@ def otsu_threshold(maps: Tensor) -> Tensor:
     return (between >= best * (1 - 1e-12)).to(torch.int64).argmax(1) * (best[:, 0] > 0)
 
 
+def found_pixels(maps: Tensor) -> Tensor:
+    """The map binarised at Otsu's threshold.
+
+    Args:
+        maps: [B, H, W] in [0, 1], any floating dtype.
+
+    Returns:
+        [B, H, W] bool. All of a constant map that is not zero is found, and nothing of a zero map.
+    """
+    return (255 * maps.double()).to(torch.int64) > otsu_threshold(maps)[:, None, None]
+
+
 def intersection_over_union(maps: Tensor, masks: Tensor) -> Tensor:
     """IoU of the map binarised at Otsu's threshold and the object.
 
@@ -52,7 +64,7 @@ def intersection_over_union(maps: Tensor, masks: Tensor) -> Tensor:
     Returns:
         [B] float64 in [0, 1].
     """
-    found = (255 * maps.double()).to(torch.int64) > otsu_threshold(maps)[:, None, None]
+    found = found_pixels(maps)
     both = (found & masks).flatten(1).sum(1)
     either = (found | masks).flatten(1).sum(1)
     return both.double() / either.clamp(min=1)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dcam_core.errors import ConfigurationError
 from dcam_core.metric import Metric
-from dcam_plugins.metrics._scores import where_there_is_an_object
+from dcam_plugins.metrics._scores import where_something_can_be_missed
 from dcam_plugins.metrics.localisation import pointing
 
 __all__ = ["PointingGame"]
@@ -38,4 +38,4 @@ class PointingGame(Metric):
 
     def score(self, maps: Tensor, masks: Tensor) -> Tensor:
         """Score; shapes and values as in `Metric.score`."""
-        return where_there_is_an_object(pointing(maps, masks, self.tolerance), masks)
+        return where_something_can_be_missed(pointing(maps, masks, self.tolerance), masks)

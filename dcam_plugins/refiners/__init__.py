@@ -15,6 +15,7 @@ from dcam_plugins.refiners.distribution_aware_confidence_gating import (
     confidence_threshold,
     distribution_aware_confidence_gating,
 )
+from dcam_plugins.refiners.guided_upsampling import GuidedUpsampling, guided_upsampling
 from dcam_plugins.refiners.min_max import MinMax, min_max
 from dcam_plugins.refiners.rank_gaussian import RankGaussian, rank_gaussian_filter
 from dcam_plugins.refiners.single_instance_causal_debiasing import (
@@ -27,6 +28,7 @@ __all__ = [
     "AdaptiveKernelDenoising",
     "ContextualBackgroundAttenuation",
     "DistributionAwareConfidenceGating",
+    "GuidedUpsampling",
     "MinMax",
     "RankGaussian",
     "SingleInstanceCausalDebiasing",
@@ -36,6 +38,7 @@ __all__ = [
     "confidence_threshold",
     "contextual_background_attenuation",
     "distribution_aware_confidence_gating",
+    "guided_upsampling",
     "min_max",
     "rank_gaussian_filter",
     "repeated_token_share",

@@ -23,6 +23,7 @@ __all__ = [
     "choose",
     "draw_background",
     "draw_object",
+    "draw_stroke",
     "signed_distance",
     "uniform",
 ]
@@ -134,6 +135,27 @@ def draw_background(size: int, random: Generator) -> FloatArray:
     half = (0.5 + 0.35 * mix)[..., None]
     grain = (random.random((size, size, 1)) - 0.5) * uniform(random, 0.0, 0.06)
     return first * half + second * (1 - half) + grain
+
+
+def draw_stroke(canvas: FloatArray, random: Generator) -> None:
+    """Draws a short, thin, straight stroke in a vivid colour: clutter without a name.
+
+    Args:
+        canvas: `[size, size, 3]`, values in [0, 1]; changed in place.
+        random: Source of all choices.
+    """
+    size = canvas.shape[0]
+    x, y = uniform(random, 0, size), uniform(random, 0, size)
+    angle, half = uniform(random, 0, np.pi), uniform(random, 0.02, 0.07) * size
+    width = uniform(random, 0.005, 0.012) * size
+    colour = np.asarray(list(COLOURS.values()))[choose(random, len(COLOURS))]
+    at = np.arange(size) + 0.5
+    dx, dy = at[None, :] - x, at[:, None] - y
+    along = dx * np.cos(angle) + dy * np.sin(angle)
+    across = dy * np.cos(angle) - dx * np.sin(angle)
+    distance = np.hypot(np.maximum(np.abs(along) - half, 0), across) - width
+    cover = np.clip(0.5 - distance, 0, 1)[..., None]
+    canvas[:] = canvas * (1 - cover) + colour * uniform(random, 0.75, 1.0) * cover
 
 
 def signed_distance(placement: Placement, x: FloatArray, y: FloatArray) -> FloatArray:

@@ -15,27 +15,22 @@ from PIL import Image
 
 from dcam_core.dataset import ExplanationDataset, Sample, SampleObject
 from dcam_core.errors import DcamError
-from dcam_plugins.scenes.rendering import COLOURS, Placement, choose, draw_background, draw_object, uniform
+from dcam_plugins.scenes.rendering import (
+    COLOURS,
+    Placement,
+    choose,
+    draw_background,
+    draw_object,
+    draw_stroke,
+    uniform,
+)
+from dcam_plugins.scenes.rules import SceneRules
 from dcam_plugins.scenes.shapes import OUTLINES
 
 __all__ = ["Scene", "SceneError", "SceneObject", "Scenes", "describe"]
 
 SPLIT_SEEDS = MappingProxyType({"train": 101, "validation": 202, "test": 303})
 """Seed of every split: a scene is drawn from `(seed, index)`, so no two splits share one."""
-
-COUNT_WEIGHTS = (0.15, 0.25, 0.3, 0.3)
-"""Share of scenes with 1, 2, 3 and 4 objects."""
-
-MAX_RADIUS = (0.23, 0.22, 0.19, 0.17)
-"""Largest radius in scenes with 1, 2, 3 and 4 objects, as a share of the picture's side."""
-
-MIN_RADIUS = 0.11
-MIN_ORDER_GAP = 0.08
-"""Smallest horizontal distance between two centres (share of the side): the order left to right is never in doubt."""
-
-MIN_VISIBLE = 0.75
-"""Smallest share of an object's pixels that later objects may leave visible."""
-
 
 PROMPT = "describe the picture"
 """What is asked about every scene; its caption is the right answer."""
@@ -89,19 +84,21 @@ def describe(names: list[str]) -> str:
     return " , ".join(phrases[:-1]) + " and " + phrases[-1]
 
 
-def _try_placements(size: int, count: int, random: Generator) -> list[Placement] | None:
+def _try_placements(size: int, count: int, rules: SceneRules, random: Generator) -> list[Placement] | None:
     """Places `count` different objects, or gives up when one finds no room."""
     shapes, colours = list(OUTLINES), list(COLOURS)
     placed: list[Placement] = []
     for _ in range(count):
         for _ in range(40):
-            radius = uniform(random, MIN_RADIUS, MAX_RADIUS[count - 1]) * size
+            radius = uniform(random, rules.min_radius, rules.max_radius[count - 1]) * size
             x, y = uniform(random, radius, size - radius), uniform(random, radius, size - radius)
             shape, colour = shapes[choose(random, len(shapes))], colours[choose(random, len(colours))]
+            if 0 < len(placed) < rules.twins:
+                shape = placed[0].shape
             fits = all(
                 (shape, colour) != (other.shape, other.colour)
-                and abs(x - other.x) >= MIN_ORDER_GAP * size
-                and np.hypot(x - other.x, y - other.y) >= 0.85 * (radius + other.radius)
+                and abs(x - other.x) >= rules.min_order_gap * size
+                and np.hypot(x - other.x, y - other.y) >= rules.min_distance * (radius + other.radius)
                 for other in placed
             )
             if fits:
@@ -114,14 +111,16 @@ def _try_placements(size: int, count: int, random: Generator) -> list[Placement]
 
 
 def _draw(
-    size: int, random: Generator
+    size: int, rules: SceneRules, random: Generator
 ) -> tuple[NDArray[np.uint8], list[tuple[Placement, NDArray[np.bool_]]]] | None:
-    """One attempt at a scene: picture and visible masks, or nothing when it came out too crowded."""
-    count = 1 + int(np.searchsorted(np.cumsum(COUNT_WEIGHTS)[:-1], random.random(), side="right"))
-    placements = _try_placements(size, count, random)
+    """One attempt at a scene: picture and visible masks, or nothing when too much or too little is hidden."""
+    count = 1 + int(np.searchsorted(np.cumsum(rules.count_weights)[:-1], random.random(), side="right"))
+    placements = _try_placements(size, count, rules, random)
     if placements is None:
         return None
     canvas = draw_background(size, random)
+    for _ in range(rules.strokes):
+        draw_stroke(canvas, random)
     visible: list[NDArray[np.bool_]] = []
     areas: list[int] = []
     for placement in placements:
@@ -129,7 +128,8 @@ def _draw(
         visible = [earlier & ~mask for earlier in visible]
         visible.append(mask)
         areas.append(int(mask.sum()))
-    if any(mask.sum() < MIN_VISIBLE * area for mask, area in zip(visible, areas, strict=True)):
+    least = min(mask.sum() / area if area else 0.0 for mask, area in zip(visible, areas, strict=True))
+    if not rules.min_visible <= least <= rules.max_least_visible:
         return None
     image = (np.clip(canvas, 0, 1) * 255 + 0.5).astype(np.uint8)
     return image, sorted(zip(placements, visible, strict=True), key=lambda pair: pair[0].x)
@@ -148,6 +148,8 @@ def _object(placement: Placement, mask: NDArray[np.bool_]) -> SceneObject:
 class Scenes(ExplanationDataset):
     """Scenes of one split, drawn when asked for and always the same.
 
+    Subclasses are kinds of scenes that are harder; they set `rules`.
+
     Args:
         split: `train`, `validation` or `test`; what was trained on scenes is measured on the last.
         length: Number of scenes; the first scenes of a longer dataset are those of a shorter one.
@@ -157,6 +159,9 @@ class Scenes(ExplanationDataset):
         SceneError: The split is unknown, or `length` or `size` is too small.
     """
 
+    kind: ClassVar[str] = ""
+    """What is special about these scenes; it stands in their keys."""
+    rules: ClassVar[SceneRules] = SceneRules()
     shapes: ClassVar[tuple[str, ...]] = tuple(OUTLINES)
     colours: ClassVar[tuple[str, ...]] = tuple(COLOURS)
 
@@ -174,6 +179,11 @@ class Scenes(ExplanationDataset):
         self.length = length
         self.size = size
 
+    @property
+    def categories(self) -> tuple[tuple[str, ...], ...]:
+        """See `ExplanationDataset.categories`: the shapes."""
+        return tuple((shape,) for shape in self.shapes)
+
     def __len__(self) -> int:
         return self.length
 
@@ -190,14 +200,15 @@ class Scenes(ExplanationDataset):
             raise IndexError(
                 f"Scene {index} asked for, but split '{self.split}' has scenes 0 to {self.length - 1}."
             )
-        random = np.random.default_rng([SPLIT_SEEDS[self.split], index])
+        more = [] if self.rules.seed is None else [self.rules.seed]
+        random = np.random.default_rng([SPLIT_SEEDS[self.split], index, *more])
         drawn = None
         while drawn is None:
-            drawn = _draw(self.size, random)
+            drawn = _draw(self.size, self.rules, random)
         image, placed = drawn
         objects = tuple(_object(placement, mask) for placement, mask in placed)
         return Scene(
-            key=f"{self.split}-{self.size}-{index:06d}",
+            key="-".join((*filter(None, (self.kind,)), self.split, str(self.size), f"{index:06d}")),
             image=Image.fromarray(image),
             prompt=PROMPT,
             objects=objects,

@@ -16,7 +16,14 @@ from typing import Any
 # `benchmarks` is imported from tests/, as pytest does it.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks import bench_accuracy, bench_explaining, bench_loading, bench_map_quality, bench_refinement
+from benchmarks import (
+    bench_accuracy,
+    bench_explaining,
+    bench_loading,
+    bench_map_quality,
+    bench_refinement,
+    bench_reliance,
+)
 
 BENCHMARKS = {
     "refinement": bench_refinement,
@@ -24,6 +31,7 @@ BENCHMARKS = {
     "loading": bench_loading,
     "accuracy": bench_accuracy,
     "map-quality": bench_map_quality,
+    "reliance": bench_reliance,
 }
 
 

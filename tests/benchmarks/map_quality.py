@@ -43,19 +43,25 @@ def probe_layers(model: Adapter) -> list[str]:
     return layers
 
 
-def score(grids: Tensor, case: SceneAnswer) -> Tensor:
-    """[T, 4] the measures of T maps on the token grid, each against its object."""
+def score(grids: Tensor, case: SceneAnswer, columns: int | None = None) -> Tensor:
+    """[T, 4] the measures of T maps, each against its object.
+
+    Args:
+        grids: [T, H, W] maps.
+        case: the scene.
+        columns: columns of the token grid; None: those of the maps.
+    """
     size = case.picture.size
     heat = torch.stack([stretch_map(grid, size) for grid in joint_min_max([grids])[0]])
     masks = case.masks
-    half_cell = round(size[0] / grids.shape[-1] / 2)
-    columns = [
+    half_cell = round(size[0] / (columns or grids.shape[-1]) / 2)
+    measures = [
         intersection_over_union(heat, masks),
         pointing(heat, masks).double(),
         pointing(heat, masks, half_cell).double(),
         energy_inside(heat, masks),
     ]
-    return torch.stack(columns, -1)
+    return torch.stack(measures, -1)
 
 
 def baselines(case: SceneAnswer, grid: tuple[int, int]) -> dict[str, Tensor]:
@@ -162,9 +168,11 @@ def measure_methods(
             continue
         wanted = [named.target for named in case.named]
         for label, explainer in explainers:
-            run = explainer.explain_run(case.inputs, case.trajectory, case.answer, wanted)
-            totals[label].append(score(run.maps, case))
-        for label, maps in baselines(case, tuple(run.maps.shape[1:])).items():
+            run = explainer.explain_run(
+                case.inputs, case.trajectory, case.answer, wanted, pictures=[case.picture]
+            )
+            totals[label].append(score(run.maps, case, run.raw.shape[-1]))
+        for label, maps in baselines(case, tuple(run.raw.shape[1:])).items():
             totals[label].append(score(maps, case))
     return [_row({"method": label}, scores) for label, scores in totals.items()]
 

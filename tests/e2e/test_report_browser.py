@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
-from dcam_core.results.explanation import ExplainedTarget, Explanation, PictureMaps, Word
+from dcam_core.results.explanation import ExplainedTarget, Explanation, PictureMaps, VisualReliance, Word
+from dcam_core.results.reliance import WordReliance
 
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install dcam[dev]"
@@ -61,11 +62,11 @@ def make(*more):
         more: further pictures of the same prompt, (width, height); the evidence for "square" lies in the last.
     """
     long = "antidisestablishmentarianism" * 4
-    parts = [("red", 0), ("circle", 1), ("blue", 3), ("square", 2), (long, None)]
-    answer = " ".join(text for text, _ in parts)
+    parts_of_answer = [("red", 0), ("circle", 1), ("blue", 3), ("square", 2), (long, None)]
+    answer = " ".join(text for text, _ in parts_of_answer)
     words = tuple(
         Word(text, answer.index(text), answer.index(text) + len(text), (i,), step)
-        for i, (text, step) in enumerate(parts)
+        for i, (text, step) in enumerate(parts_of_answer)
     )
     picture = Image.new("RGB", (96, 72), "#98a0a8")
     draw = ImageDraw.Draw(picture)
@@ -101,6 +102,16 @@ def make(*more):
         model={"name": "tiny"},
         versions={"dcam": "0"},
         steps=("▁ " * 40, answer),
+        reliance=VisualReliance(
+            ("mean-colour", "a" * 80),
+            0.7,
+            tuple(
+                WordReliance(text, (i,), -0.1, (-nats, -nats))
+                for i, ((text, _), nats) in enumerate(
+                    zip(parts_of_answer, (0.2, 5, 0.3, 4, 0.4), strict=True)
+                )
+            ),
+        ),
     )
 
 
@@ -180,6 +191,23 @@ def test_pointing_at_a_word_or_tabbing_to_it_previews_its_map(visit):
     page.keyboard.press("Tab")
     assert hero.locator(".shown").inner_text() == "“circle”"
     assert hero.locator("img.heat, .peak").count() == 2
+
+
+def test_words_that_are_not_grounded_are_told_from_those_that_are(visit):
+    page = visit()
+    words = page.locator(".answer .word")
+    assert words.evaluate_all("all => all.map((one) => one.classList.contains('ungrounded'))") == [
+        *(True, False, True, False, True),
+    ]
+    assert words.first.get_attribute("title") == "visual reliance 0.10 nats"
+    sentence = page.locator(".grounding").inner_text()
+    assert sentence.startswith("Not grounded in the picture: “red”, “blue”, “antidis")
+    noted = page.locator(".card", has_text="not grounded in the picture")
+    assert noted.count() == 1, "the one word that was explained although it is not grounded"
+    page.get_by_text("How much each word depends on the picture").click()
+    rows = page.locator(".dependence tr").all_inner_texts()
+    assert [row.split("\t")[-1] for row in rows] == ["Grounded", "no", "yes", "no", "yes", "no"]
+    assert rows[2].split("\t")[:4] == ["circle", "90.5 %", "0.7 %", "4.90 nats"]
 
 
 def test_the_slider_fades_all_maps(visit):

@@ -19,6 +19,7 @@ from dcam_adapters.common.siglip import VisionConfig
 from dcam_adapters.lavida.config import LaViDaLLaDAConfig
 from dcam_adapters.lavida.layout import picture_layout
 from dcam_adapters.lavida.pooling import SpatialPooling
+from dcam_core.errors import PictureError
 
 TOWERS = [
     (76, 14),
@@ -43,7 +44,12 @@ def config(tower, aspect="anyres"):
 def laid_out(size, tower, aspect="anyres"):
     """Layout and pooling of a picture."""
     pooling = SpatialPooling("bilinear", tower[0] // tower[1])
-    return picture_layout(config(tower, aspect), size, pooling.cells), pooling
+    try:
+        return picture_layout(config(tower, aspect), size, pooling.cells), pooling
+    except PictureError:
+        # Of a narrow picture no row of tokens may remain, which is refused; of others there must be one.
+        assume(max(size) < 3 * min(size))
+        raise
 
 
 def ramp(size):

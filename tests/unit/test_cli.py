@@ -172,7 +172,7 @@ def test_explain_writes_a_folder_and_prints_the_report(toy, dcam):
 
 
 def test_explain_one_target_by_seed_and_sampler_setting(toy, dcam):
-    _, _, err = dcam(*explain(toy / "checkpoint/demo.png", "--out", "all"))
+    _, _, err = dcam(*explain(toy / "checkpoint/demo.png", "-t", "all", "--out", "all"))
     word = json.loads(Path("all/explanation.json").read_text())["targets"][0]["word"]
     code, _, err = dcam(
         *explain(toy / "checkpoint/demo.png", "-t", f"{word}#1", "--seed", 3, "sampler.steps=4", "-o", "one")
@@ -180,6 +180,65 @@ def test_explain_one_target_by_seed_and_sampler_setting(toy, dcam):
     assert code == 0, err
     facts = json.loads(Path("one/explanation.json").read_text())
     assert (len(facts["targets"]), facts["seed"], facts["settings"]["sampler"]["steps"]) == (1, 3, 4)
+
+
+def test_words_that_do_not_depend_on_the_picture_get_a_number_and_no_map(toy, dcam):
+    """The toy is not trained: none of its words does."""
+    code, _, err = dcam(*explain(toy / "checkpoint/demo.png", "--out", "none"))
+    assert code == 0, err
+    facts = json.loads(Path("none/explanation.json").read_text())
+    words = [item["word"] for item in facts["reliance"]["words"]]
+    assert facts["targets"] == []
+    assert words
+    assert facts["reliance"]["baselines"] == ["mean-colour", "blur"]
+    assert f"not grounded in the picture: {', '.join(dict.fromkeys(words))}" in err
+    more = ["--grounded-above", -1, "--baseline", "blur", "--out", "low"]
+    code, _, err = dcam(*explain(toy / "checkpoint/demo.png", *more))
+    assert code == 0, err
+    facts = json.loads(Path("low/explanation.json").read_text())
+    assert [item["word"] for item in facts["targets"]] == words
+    assert facts["reliance"]["baselines"] == ["blur"]
+    assert all(isinstance(target["reliance"], float) for target in facts["targets"])
+    assert f"{facts['targets'][0]['reliance']:.1f} nats" in err
+
+
+def test_a_given_answer_another_word_and_a_contrast(toy, dcam):
+    picture = toy / "checkpoint/demo.png"
+    text = ["--answer", "a red circle and a green star", "-t", "circle"]
+    found = {}
+    for name, more in {
+        "plain": [],
+        "not": ["--why-not", "square"],
+        "rather": ["--rather-than", "square"],
+    }.items():
+        code, _, err = dcam(*explain(picture, *text, *more, "--out", name, "probe_layer=0"))
+        assert code == 0, err
+        found[name] = json.loads(Path(name, "explanation.json").read_text())
+    assert found["plain"]["answer"] == "a red circle and a green star"
+    assert found["not"]["answer"] == "a red square and a green star"
+    assert [found[name]["targets"][0]["word"] for name in found] == ["circle", "square", "circle"]
+    scores = {name: facts["targets"][0]["score"] for name, facts in found.items()}
+    # The state is the same, the word alone is hidden: so the logits are, and the contrast is their difference.
+    assert scores["rather"] == pytest.approx(scores["plain"] - scores["not"], abs=1e-4)
+    assert found["rather"]["settings"]["gradient_target"]["against"] == "square"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--why-not", "square"], "name it with -t"),
+        (["--baseline", "grey"], "neither one of mean-colour, blur nor a file"),
+        (["--answer", " "], "the answer that was given is empty"),
+        (["--answer", "a purple circle"], "'purple'"),
+        (["--answer", "a red <stop>"], "special token '<stop>'"),
+        (["--answer", "a red circle", "-t", "a", "mask_step=commit"], "use mask_step=infill"),
+        (["--answer", "a red circle", "-t", "a", "mask_step=2"], "the run has 0 steps"),
+    ],
+)
+def test_wrong_wishes_about_the_answer_are_one_line(toy, dcam, more, message):
+    code, _, err = dcam(*explain(toy / "checkpoint/demo.png", *more))
+    assert code == 2
+    assert_one_line_error(err, message)
 
 
 def test_model_may_be_a_folder(toy, dcam):
@@ -192,7 +251,7 @@ def test_model_may_be_a_folder(toy, dcam):
 def test_several_pictures_in_one_prompt(toy, dcam):
     Image.new("RGB", (20, 50), "navy").save(toy / "tall.png")
     picture = toy / "checkpoint/demo.png"
-    code, _, err = dcam(*explain(picture, "--with-picture", toy / "tall.png", "-o", "two", "probe_layer=0"))
+    code, _, err = dcam(*explain(picture, "--with-picture", toy / "tall.png", "-t", "all", "-o", "two"))
     assert code == 0, err
     facts = json.loads(Path("two/explanation.json").read_text())
     assert [tuple(one["picture"].values()) for one in facts["pictures"]] == [(40, 30), (20, 50)]
@@ -291,7 +350,7 @@ def test_wrong_settings_are_one_line_and_exit_code_2(toy, dcam, more, message):
 
 
 def test_an_unknown_word_lists_the_words_of_the_answer(toy, dcam):
-    dcam(*explain(toy / "checkpoint/demo.png", "--out", "all"))
+    dcam(*explain(toy / "checkpoint/demo.png", "-t", "all", "--out", "all"))
     words = {target["word"] for target in json.loads(Path("all/explanation.json").read_text())["targets"]}
     _, _, err = dcam(*explain(toy / "checkpoint/demo.png", "--target", "elephant"))
     assert all(word in err for word in words)

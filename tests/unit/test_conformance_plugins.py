@@ -6,12 +6,15 @@ import importlib.metadata
 
 import pytest
 from omegaconf import OmegaConf
+from support.dataset_folders import FOLDERS
 
+from dcam_core.attribution import ModelAttribution
 from dcam_core.plugins import PluginManager
 from dcam_core.testing import (
     AttributionConformance,
     DatasetConformance,
     MetricConformance,
+    ModelAttributionConformance,
     RefinerConformance,
 )
 
@@ -44,8 +47,21 @@ def described(case):
 ATTRIBUTIONS, REFINERS = presets()
 
 
+FED, ASKING = [], []  # by the probe, and the model itself
+for case in settings(SHIPPED.attributions, *ATTRIBUTIONS):
+    own = issubclass(SHIPPED.attributions.get(case[0]), ModelAttribution)
+    (ASKING if own else FED).append(case)
+
+
 class TestAttributions(AttributionConformance):
-    @pytest.fixture(params=settings(SHIPPED.attributions, *ATTRIBUTIONS), ids=described)
+    @pytest.fixture(params=FED, ids=described)
+    def attribution(self, request):
+        name, parameters = request.param
+        return SHIPPED.attributions.get(name)(**parameters)
+
+
+class TestModelAttributions(ModelAttributionConformance):
+    @pytest.fixture(params=ASKING, ids=described)
     def attribution(self, request):
         name, parameters = request.param
         return SHIPPED.attributions.get(name)(**parameters)
@@ -71,6 +87,8 @@ class TestDatasets(DatasetConformance):
         params=settings(SHIPPED.datasets, ("scenes", {"split": "train", "length": 1, "size": 64})),
         ids=described,
     )
-    def dataset(self, request):
+    def dataset(self, request, tmp_path):
         name, parameters = request.param
+        if name in FOLDERS:
+            parameters = {"root": FOLDERS[name](tmp_path), **parameters}
         return SHIPPED.datasets.get(name)(**parameters)

@@ -27,7 +27,7 @@ def _explainer(*overrides, adapter=None, **options):
 
 @pytest.fixture(scope="module")
 def explanation():
-    return _explainer("probe_layer=0").explain(PICTURE, PROMPT)
+    return _explainer("probe_layer=0").explain(PICTURE, PROMPT, "all")
 
 
 def test_every_word_gets_a_map(explanation):
@@ -47,7 +47,7 @@ def test_every_word_gets_a_map(explanation):
 def test_the_probability_is_that_of_the_decision():
     """Under the commit policy, what the replay says is what the sampler recorded."""
     adapter = ToyAdapter()
-    explanation = _explainer("probe_layer=0", adapter=adapter).explain(PICTURE, PROMPT)
+    explanation = _explainer("probe_layer=0", adapter=adapter).explain(PICTURE, PROMPT, "all")
     with torch.no_grad():
         run = adapter.denoise(adapter.prepare(PICTURE, PROMPT), adapter.default_sampler)
     for target in explanation.targets:
@@ -61,8 +61,8 @@ def test_the_probability_is_that_of_the_decision():
 
 def test_same_seed_same_maps_bit_for_bit():
     settings = ("probe_layer=0", "sampler.temperature=1.0")
-    first = _explainer(*settings).explain(PICTURE, PROMPT, seed=3)
-    second = _explainer(*settings).explain(PICTURE, PROMPT, seed=3)
+    first = _explainer(*settings).explain(PICTURE, PROMPT, "all", seed=3)
+    second = _explainer(*settings).explain(PICTURE, PROMPT, "all", seed=3)
     assert first.answer == second.answer
     assert torch.equal(first.raw, second.raw)
     assert torch.equal(first.maps, second.maps)
@@ -255,7 +255,7 @@ def test_observers_hear_the_run():
 
     progress = []
     explanation = _explainer("probe_layer=0", plugins=[Observer()]).explain(
-        PICTURE, PROMPT, progress=lambda *told: progress.append(told)
+        PICTURE, PROMPT, "all", progress=lambda *told: progress.append(told)
     )
     steps = len(explanation.steps)
     assert heard == [
@@ -264,7 +264,8 @@ def test_observers_hear_the_run():
         ("explained", explanation.answer),
     ]
     assert progress[steps - 1] == ("denoising", steps, 8)
-    assert progress[-1][0] == "explaining"
+    assert list(dict.fromkeys(stage for stage, *_ in progress)) == ["denoising", "measuring", "explaining"]
+    assert [told[1:] for told in progress if told[0] == "measuring"] == [(1, 3), (2, 3), (3, 3)]
     assert progress[-1][1] == progress[-1][2]
 
 
@@ -338,7 +339,7 @@ def test_a_refiner_that_breaks_its_contract_is_named():
     explainer = _explainer("probe_layer=0")
     explainer._refiners.append(("broken", Broken()))
     with pytest.raises(PluginError, match=r"broken gave .* not finite: expected finite"):
-        explainer.explain(PICTURE, PROMPT)
+        explainer.explain(PICTURE, PROMPT, "all")
 
 
 def test_pictures_that_are_none(tmp_path):
@@ -361,7 +362,7 @@ def test_a_training_model_stays_one():
     adapter = ToyAdapter()
     adapter.model.train()
     weights = {name: value.clone() for name, value in adapter.model.state_dict().items()}
-    _explainer("probe_layer=0", adapter=adapter).explain(PICTURE, PROMPT)
+    _explainer("probe_layer=0", adapter=adapter).explain(PICTURE, PROMPT, "all")
     assert all(module.training for module in adapter.model.modules())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in adapter.model.parameters())
     assert all(torch.equal(value, weights[name]) for name, value in adapter.model.state_dict().items())

@@ -155,10 +155,11 @@ def test_mask_step_must_be_a_step_that_can_be_probed():
 # -- dcam_gradient_target ------------------------------------------------------------------------------------
 
 
-def test_gradient_target_hears_the_name_its_parameters_the_target_and_the_model():
+def test_gradient_target_hears_the_name_its_parameters_the_target_the_model_and_the_run():
     told = []
 
-    def dcam_gradient_target(name, parameters, target, adapter):
+    def dcam_gradient_target(name, parameters, target, adapter, trajectory):
+        assert torch.equal(trajectory.states, recorded(adapter).states)
         told.append((name, dict(parameters), target.positions, target.token_ids, adapter))
         return GradientTarget(lambda logits, ids: logits[0, ids[0]])
 

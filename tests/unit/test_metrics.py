@@ -8,6 +8,7 @@ from torchmetrics import MetricCollection
 
 from dcam_core import Metric
 from dcam_core.errors import ConfigurationError, PluginError, UsageError
+from dcam_core.metric import GivenScores
 from dcam_plugins.metrics import EnergyPointingGame, IntersectionOverUnion, PointingGame
 
 # One object in the upper half of a 4 x 4 picture, and none in a second one.
@@ -74,6 +75,17 @@ def test_lower_may_be_better():
     metric.update(LEFT_HALF, MASKS)
     assert float(metric.compute()) == 0.5
     assert int(metric.undefined) == 1
+
+
+def test_scores_made_elsewhere_have_a_mean_too():
+    metric = GivenScores()
+    metric.update(torch.tensor([0.25, float("nan"), 0.75]))
+    metric.update(torch.zeros(0))
+    assert float(metric.compute()) == 0.5
+    assert (int(metric.defined), int(metric.undefined)) == (2, 1)
+    for wrong in (torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64), torch.tensor([float("inf")])):
+        with pytest.raises(UsageError, match="scores are"):
+            metric.update(wrong)
 
 
 class Faulty(Metric):

@@ -66,7 +66,10 @@ def test_a_gradient_target_by_name_leaves_the_methods_parameters_behind():
 @pytest.mark.parametrize(
     ("choice", "message"),
     [
-        ({"probe_layer": [0]}, r"probe_layer is \[0\]: give a value \(int or float or str\), or a function"),
+        (
+            {"probe_layer": {0}},
+            r"probe_layer is \{0\}: give a value \(int or float or str or .*\), or a function",
+        ),
         ({"probe_layer": True}, "probe_layer is True: give a value"),
         (
             {"probe_layer": toy_adapter().model.blocks[0]},

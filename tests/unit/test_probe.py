@@ -12,7 +12,7 @@ from PIL import Image
 from dcam_core.denoising import SamplerSettings, denoise
 from dcam_core.errors import ReplayError, StructuralValidityError
 from dcam_core.probing.gradient_targets import GradientTarget
-from dcam_core.probing.probe import Reading, probe
+from dcam_core.probing.probe import Reading, probe, probe_layers
 from dcam_core.probing.untouched import untouched
 from dcam_core.testing.toy import ToyAdapter
 
@@ -115,6 +115,41 @@ def test_batching_changes_nothing(adapter, run, options):
     apart = _collect(adapter, inputs, "blocks.1", readings, **options)
     for name, values in together.items():
         torch.testing.assert_close(values, apart[name], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cache", [None, "prefix"])
+@pytest.mark.parametrize("options", [{}, {"states_per_forward": 1}, {"targets_per_backward": 3}])
+@pytest.mark.parametrize("layers", [["blocks.0", "blocks.1.norm"], ["blocks.1", "blocks.1.norm", "blocks.0"]])
+def test_several_layers_are_read_at_once_as_one_by_one(adapter, run, layers, options, cache):
+    inputs, trajectory = run
+    readings = _readings(trajectory, [0, 3])
+    settings = dataclasses.replace(SETTINGS, cache=cache)
+    where = torch.cat([view.positions.flatten() for view in inputs.views])
+    calls = []
+    handle = adapter.model.blocks[0].register_forward_hook(lambda *_: calls.append(None))
+    with untouched(adapter.model):
+        batches = list(probe_layers(adapter, inputs, layers, readings, where, settings, **options))
+    handle.remove()
+    assert len(calls) <= 2 * len(batches)  # the prefix, and the answer
+    for number, layer in enumerate(layers):
+        alone = _collect(adapter, inputs, layer, readings, settings, **options)
+        parts = [batch[number] for batch in batches]
+        back = torch.tensor([index for part in parts for index in part.readings]).argsort()
+        for name, expected in alone.items():
+            found = torch.cat([getattr(part, name) for part in parts])[back]
+            torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)
+
+
+def test_of_several_layers_the_one_that_is_not_reached_is_named(adapter, run):
+    inputs, trajectory = run
+    settings = dataclasses.replace(SETTINGS, cache="prefix")
+    where = inputs.views[0].positions.flatten()
+    with untouched(adapter.model), pytest.raises(ReplayError, match=r"output of 'blocks.2'"):
+        list(
+            probe_layers(
+                adapter, inputs, ["blocks.0", "blocks.2"], _readings(trajectory, [0]), where, settings
+            )
+        )
 
 
 def test_states_are_replayed_once(adapter, run):

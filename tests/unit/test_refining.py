@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 from torch.testing import assert_close
 
 from dcam_core import Refiner
@@ -96,3 +97,37 @@ def test_a_refiner_that_breaks_its_contract_is_named():
 
     with pytest.raises(PluginError, match=r"cropped gave .*\[2, 2, 4\]: expected finite \[2, 3, 4\]"):
         refine(raw(), [("cropped", Cropped())], TRAJECTORY, ANSWER, 24)
+
+
+class Finer(Refiner):
+    """Every cell becomes two by two."""
+
+    finer = True
+
+    def forward(self, maps, context):
+        assert context.picture is not None
+        assert context.picture.shape[0] == 3
+        return maps.repeat_interleave(2, -2).repeat_interleave(2, -1)
+
+
+def test_behind_a_finer_refiner_the_raw_maps_are_stretched_too():
+    heard, pictures = Heard(), [Image.new("RGB", (7, 5), "red"), Image.new("RGB", (3, 9), "blue")]
+    maps = refine(raw(), [("finer", Finer()), ("heard", heard)], TRAJECTORY, ANSWER, 64, pictures)
+    assert [tuple(part.shape) for part in maps] == [(2, 6, 8), (2, 10, 4)]
+    for context, picture in zip(heard.contexts, pictures, strict=True):
+        assert context.picture.shape == (3, picture.height, picture.width)
+    assert [context.raw.shape for context in heard.contexts] == [part.shape for part in maps]
+
+
+def test_only_a_refiner_that_says_so_may_change_the_grid():
+    class Coarser(Finer):
+        def forward(self, maps, context):
+            return maps[:, ::2]
+
+    class Unsaid(Finer):
+        finer = False
+
+    pictures = [Image.new("RGB", (7, 5))] * 2
+    for refiner in (Coarser(), Unsaid()):
+        with pytest.raises(PluginError, match=r"mine gave .*expected finite \[2, 3, 4\]"):
+            refine(raw(), [("mine", refiner)], TRAJECTORY, ANSWER, 64, pictures)

@@ -12,7 +12,6 @@ from PIL import Image
 from dcam_plugins.scenes import SceneError, Scenes, describe, write_coco
 from dcam_plugins.scenes.coco import run_lengths
 from dcam_plugins.scenes.rendering import COLOURS, Placement, draw_object, signed_distance
-from dcam_plugins.scenes.scenes import MIN_ORDER_GAP
 from dcam_plugins.scenes.shapes import OUTLINES, polygon
 
 COUNT = 60
@@ -57,7 +56,7 @@ def test_captions_list_the_objects_from_left_to_right(scenes):
         assert scene.caption == describe([thing.name for thing in scene.objects])
         # Occlusion moves the middle of what is visible, but never past a neighbour's.
         middles = [(thing.box[0] + thing.box[2]) / 2 for thing in scene.objects]
-        assert all(np.diff(middles) > -MIN_ORDER_GAP * 96)
+        assert all(np.diff(middles) > -Scenes.rules.min_order_gap * 96)
     captions = {1: "an orange fish", 2: "an orange fish and a red star"}
     assert describe(["orange fish"]) == captions[1]
     assert describe(["orange fish", "red star"]) == captions[2]

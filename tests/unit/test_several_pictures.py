@@ -22,7 +22,7 @@ def _explainer(method="grad-cam", *overrides, adapter=None, **options):
 
 @pytest.fixture(scope="module")
 def explanation():
-    return _explainer().explain([WIDE, TALL], PROMPT)
+    return _explainer().explain([WIDE, TALL], PROMPT, "all")
 
 
 def test_every_target_has_a_map_over_every_picture(explanation):
@@ -51,7 +51,7 @@ def test_swapped_pictures_swap_their_maps(settings):
     with torch.no_grad():
         adapter.model.place.weight[: adapter.prepare([WIDE, TALL], PROMPT).prompt_length] = 0
     explainer = _explainer("grad-cam", *settings, adapter=adapter)
-    there, back = explainer.explain([WIDE, TALL], PROMPT), explainer.explain([TALL, WIDE], PROMPT)
+    there, back = explainer.explain([WIDE, TALL], PROMPT, "all"), explainer.explain([TALL, WIDE], PROMPT, "all")
     assert there.answer == back.answer
     assert all(part.raw.any() for part in there.pictures)
     for one, other in zip(there.pictures, reversed(back.pictures), strict=True):
@@ -62,9 +62,9 @@ def test_swapped_pictures_swap_their_maps(settings):
 
 def test_a_sequence_of_one_is_one_picture(tmp_path):
     WIDE.save(tmp_path / "wide.png")
-    alone = _explainer("diffusion-cam").explain(WIDE, PROMPT)
+    alone = _explainer("diffusion-cam").explain(WIDE, PROMPT, "all")
     for pictures in ([WIDE], (str(tmp_path / "wide.png"),)):
-        listed = _explainer("diffusion-cam").explain(pictures, PROMPT)
+        listed = _explainer("diffusion-cam").explain(pictures, PROMPT, "all")
         assert torch.equal(listed.raw, alone.raw)
         assert torch.equal(listed.maps, alone.maps)
 
@@ -79,7 +79,7 @@ def test_a_picture_without_evidence_stays_cold_through_the_refiners():
         return values * torch.cat([torch.full((16,), 0.01), torch.ones(16)])  # 4 + 12 tokens per picture
 
     explainer._attribution = ("cold", attribution)
-    explanation = explainer.explain([WIDE, TALL], PROMPT)
+    explanation = explainer.explain([WIDE, TALL], PROMPT, "all")
     for index in range(len(explanation.targets)):
         cold, hot = (part.maps[index] for part in explanation.pictures)
         assert cold.max() < 0.02
@@ -91,7 +91,7 @@ def test_views_are_chosen_for_every_picture():
     base = _explainer("grad-cam", "views=[base]").explain([WIDE, TALL], PROMPT, targets=["@1"])
     assert [part.maps.shape for part in base.pictures] == [(1, 2, 2), (1, 2, 2)]
     with pytest.raises(ConfigurationError, match="'tiles' is not a view of picture 0: there are base, grid"):
-        _explainer("grad-cam", "views=[tiles]").explain([WIDE, TALL], PROMPT)
+        _explainer("grad-cam", "views=[tiles]").explain([WIDE, TALL], PROMPT, "all")
     inputs = ToyAdapter().prepare([WIDE, TALL], PROMPT)
     assert [view.picture for view in select_views(inputs, ["grid"], 1)] == [1]
     with pytest.raises(ConfigurationError, match="picture 2 has no view"):
@@ -131,4 +131,4 @@ def test_a_family_that_reads_one_picture_only_is_found_out():
             return super().prepare(picture if isinstance(picture, Image.Image) else picture[0], prompt)
 
     with pytest.raises(PluginError, match="adapter 'toy' found 1 of the 2 pictures"):
-        _explainer(adapter=OnePicture()).explain([WIDE, TALL], PROMPT)
+        _explainer(adapter=OnePicture()).explain([WIDE, TALL], PROMPT, "all")

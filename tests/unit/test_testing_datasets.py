@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 from support.promises import breaking
 
-from dcam_core import ExplanationDataset, Sample, SampleObject
+from dcam_core import ExplanationDataset, LeftOut, Sample, SampleObject
 from dcam_core.conformance import NotApplicableError
 from dcam_core.testing.datasets import CHECKS
 
 
 class ProperDataset(ExplanationDataset):
     """Three pictures with a dot."""
+
+    categories = (("dot",), ("dash", "line"))
 
     def __len__(self):
         return 3
@@ -89,6 +91,19 @@ class PositionalDataset(ProperDataset):
         pass
 
 
+class WithCategories(ProperDataset):
+    def __init__(self, *, categories=()):
+        self._categories = categories
+
+    @property
+    def categories(self):
+        return self._categories
+
+
+class LeavesOut(ProperDataset):
+    left_out = (LeftOut("", "broken"),)
+
+
 EMPTY = torch.zeros(4, 6, dtype=torch.bool)
 
 BROKEN = {
@@ -128,6 +143,23 @@ BROKEN = {
         (with_fields(caption="a cat"), r"in none of 3 captions occurs a word of the sample's objects"),
         (with_fields(caption="two polkadots"), r"in none of 3 captions"),
         (with_fields(caption=""), r"the caption of sample 0 is ''"),
+    ],
+    "categories": [
+        (
+            WithCategories(categories=(("dash",),)),
+            r"object 0 of sample 0 is called \('red dot', 'dot'\), of which no category",
+        ),
+        (WithCategories(categories=(("Dot",), ("dot",))), r"the categories have the words \['Dot'\]"),
+    ],
+    "left-out": [
+        (with_fields(left_out=("annotation 3",)), r"'annotation 3' is left out: give a LeftOut"),
+        (with_fields(left_out=(LeftOut("annotation 3", " "),)), r"does not say what is left out and why"),
+        (LeavesOut(), r"LeftOut\(what='', why='broken'\) does not say"),
+        (
+            with_fields(absent=("dot", "line")),
+            r"sample 0 has objects called \['dot'\], which it says are absent",
+        ),
+        (with_fields(absent=("Blue line",)), r"sample 0 says \['Blue line'\] are absent: write them"),
     ],
     "random-state": [(DrawsGlobally(), r"random state of random: use")],
     "keywords": [(PositionalDataset(), r"takes roots by position alone")],

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from PIL import Image
 from dcam_core.errors import SavedExplanationError
 from dcam_core.results.explanation import Explanation
 from dcam_core.results.picture_maps import PictureMaps, stretch_map
+from dcam_core.results.reliance import WordReliance
 from dcam_core.results.report.overlay import display_picture, display_size, heat_layer, heat_palette, percent
 from dcam_core.results.words import ExplainedTarget, Word
 
@@ -39,6 +41,8 @@ class _Piece:
     word: Word | None = None
     colour: str = ""
     target: int | None = None
+    reliance: str = ""
+    grounded: bool = True
 
     @property
     def numbered(self) -> bool:
@@ -85,6 +89,19 @@ class _Card:
     colour: str
     probability: str
     replayed: str
+    reliance: str
+    grounded: bool
+
+
+@dataclass(frozen=True)
+class _Dependence:
+    """What the page says about one word's dependence on the picture."""
+
+    word: str
+    nats: str
+    seen: str
+    unseen: str
+    grounded: bool
 
 
 def render_report(explanation: Explanation) -> str:
@@ -141,6 +158,9 @@ def _contents(explanation: Explanation) -> dict[str, Any]:
         "pictures": [_shown(explanation, number) for number in range(len(explanation.pictures))],
         "pieces": list(_pieces(explanation, last)),
         "cards": [_card(explanation, index, last) for index in range(len(explanation.targets))],
+        "given": _given(explanation.settings),
+        "dependence": _dependence(explanation),
+        "ungrounded": _ungrounded(explanation),
         "last_step": last,
         "step_colours": ", ".join(_step_colour(i, 8) for i in range(9)),
         "heat_colours": ", ".join(
@@ -182,12 +202,20 @@ def _step_colour(step: int, last: int) -> str:
 
 def _pieces(explanation: Explanation, last: int) -> Iterator[_Piece]:
     """Cut the answer into words and what stands between them."""
-    position = 0
+    position, threshold = 0, _threshold(explanation)
     for word in sorted(explanation.words, key=lambda word: word.start):
         if word.start > position:
             yield _Piece(explanation.answer[position : word.start])
         colour = "" if word.step is None else _step_colour(word.step, last)
-        yield _Piece(word.text, word, colour, _target_of(word, explanation.targets))
+        own = explanation.reliance_of(word.positions)
+        yield _Piece(
+            text=word.text,
+            word=word,
+            colour=colour,
+            target=_target_of(word, explanation.targets),
+            reliance=_nats(own) if own else "",
+            grounded=own is None or own.nats >= threshold,
+        )
         position = word.stop
     if position < len(explanation.answer):
         yield _Piece(explanation.answer[position:])
@@ -224,6 +252,7 @@ def _card(explanation: Explanation, index: int, last: int) -> _Card:
     if peak is not None and len(explanation.pictures) > 1:
         place = f"{_picture_name(explanation, strongest)}, {place}"
     shares = explanation.evidence_shares(index)
+    own = explanation.reliance_of(target.positions)
     return _Card(
         label=explanation.label(index),
         target=target,
@@ -236,7 +265,46 @@ def _card(explanation: Explanation, index: int, last: int) -> _Card:
         colour="" if target.last_step is None else _step_colour(target.last_step, last),
         probability=percent(target.probability),
         replayed=_replayed(target),
+        reliance=_nats(own) if own else "",
+        grounded=own is None or own.nats >= _threshold(explanation),
     )
+
+
+def _given(settings: Mapping[str, Any]) -> str:
+    """Why the answer has no steps; empty where the model wrote it."""
+    if "why_not" in settings:
+        return f"“{settings['why_not']}” stands in the place of “{settings['in_place_of']}”, which was the answer."
+    return "This text was given: no denoising step decided its words." if "given_answer" in settings else ""
+
+
+def _dependence(explanation: Explanation) -> list[_Dependence]:
+    """Every word that was asked about, in reading order."""
+    if explanation.reliance is None:
+        return []
+    return [
+        _Dependence(
+            word=item.word,
+            nats=_nats(item),
+            seen=percent(math.exp(item.log_probability)),
+            unseen=percent(math.exp(item.log_probability - item.nats)),
+            grounded=explanation.reliance.is_grounded(item),
+        )
+        for item in explanation.reliance.words
+    ]
+
+
+def _ungrounded(explanation: Explanation) -> list[str]:
+    """The words that do not depend on the picture, each once."""
+    items = () if explanation.reliance is None else explanation.reliance.ungrounded
+    return list(dict.fromkeys(item.word for item in items))
+
+
+def _threshold(explanation: Explanation) -> float:
+    return 0.0 if explanation.reliance is None else explanation.reliance.threshold
+
+
+def _nats(item: WordReliance) -> str:
+    return f"{item.nats + 0.0:.2f} nats".replace("-0.00", "0.00")
 
 
 def _view(part: PictureMaps, index: int, share: float, *, marked: bool) -> _View:

@@ -1,0 +1,114 @@
+"""Attention rollout: from the word's position back to the image tokens, along attention, block after block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from dcam_core.attribution import ModelAttribution
+from dcam_core.denoising.decision import Decider
+from dcam_core.errors import ConfigurationError
+from dcam_core.probing.probe import ReplayedStates, states_of
+
+if TYPE_CHECKING:
+    from dcam_core.probing.replays import Replays
+
+__all__ = ["AttentionRollout"]
+
+_SOFTMAX = (torch.ops.aten._softmax.default, torch.ops.aten._safe_softmax.default)
+
+
+class AttentionRollout(ModelAttribution):
+    """The rows of the word's positions in A_L ... A_1, with A_l = (mean over heads of attention + identity) / 2.
+
+    Attention is read off the model while it runs: whatever a softmax spreads over all positions for all positions.
+    No family need be known for it, only that every block attends once and in full; a model that does not is refused.
+    The state is always replayed in full, prefix caching or not. The gradient target is not used.
+
+    Args:
+        identity: share of the residual path in every block.
+
+    Source: Abnar and Zuidema, "Quantifying attention flow in transformers", ACL 2020.
+    """
+
+    def __init__(self, *, identity: float = 0.5) -> None:
+        super().__init__()
+        if not 0 <= identity < 1:
+            raise ConfigurationError(
+                f"attention-rollout: identity is {identity}: give a share from 0 to below 1"
+            )
+        self.identity = identity
+
+    def forward(self, replays: Replays) -> Tensor:
+        """Attribute; see `ModelAttribution.forward`.
+
+        Raises:
+            ConfigurationError: the model does not attend once in every block.
+        """
+        adapter, start = replays.adapter, replays.inputs.prompt_length - replays.adapter.prediction_shift
+        length = replays.inputs.prompt_length + len(replays.trajectory.final)
+        settings = replace(replays.trajectory.settings, cache=None, guidance_scale=0.0)
+        evidence = torch.zeros(len(replays.readings), len(replays.positions))
+        for (group,) in states_of(replays.readings, 1):
+            attention = _Attention(length)
+            decider = Decider(adapter, replays.inputs, settings)
+            with torch.no_grad(), attention.watching():
+                ReplayedStates(decider, replays.readings, [group], replays.device)
+            blocks = attention.weights
+            if len(blocks) != len(adapter.blocks):
+                raise ConfigurationError(
+                    f"attention-rollout saw {len(blocks)} of {len(adapter.blocks)} blocks of {adapter.name} attend "
+                    "in full, by softmax; choose another attribution"
+                )
+            for index in group:
+                flow = torch.zeros(length, device=replays.device)
+                flow[[start + position for position in replays.readings[index].positions]] = 1
+                for weights in reversed(blocks):
+                    flow = self.identity * flow + (1 - self.identity) * (flow @ weights)
+                evidence[index] = flow[replays.positions].cpu()
+        return evidence
+
+
+class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Keeps what softmax makes of scores of all positions by all positions, averaged over heads.
+
+    Meanwhile PyTorch's fused kernels, which never form the weights, are out of use.
+
+    Args:
+        length: number of positions.
+    """
+
+    def __init__(self, length: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.weights: list[Tensor] = []
+        self._shape = (length, length)
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While the body runs."""
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with self, sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func in _SOFTMAX and output.shape[-2:] == self._shape:
+            self.weights.append(output.float().flatten(0, -3).mean(dim=0))
+        return output
