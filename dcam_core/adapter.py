@@ -125,7 +125,8 @@ class Adapter(ABC):
 
         "final_norm" and "logits" (the head); families with a vision tower add "vision.features" and
         "vision.projected", those with an image tokenizer "vq.prequant" and "vq.ids". What is not named is not
-        compared; block outputs need no entry.
+        compared; block outputs need no entry. "final_norm" and "logits" also serve attributions that read hidden
+        states in the vocabulary (a logit lens).
         """
         return {}
 

@@ -100,7 +100,8 @@ def dcam_register_methods(register: Register) -> None:
 
     Args:
         register: `register(name, target)` with a `pathlib.Path` to a YAML file; users ask for it by
-            `Explainer(model, NAME)` or `--method NAME`.
+            `Explainer(model, NAME)` or `--method NAME`. With `baseline=True` it is what other methods are compared
+            with: `dcam evaluate` adds it to every table.
     """
 
 
@@ -109,7 +110,8 @@ def dcam_register_metrics(register: Register) -> None:
     """Offer metrics that compare maps with object masks, subclasses of `dcam_core.Metric`.
 
     Args:
-        register: `register(name, target)`.
+        register: `register(name, target)`. With `columns=[...]` it is measured by `dcam evaluate` if the user names no
+            metric, once for each entry: "" for the metric as it is, "KEY=VALUE" for one with this parameter.
     """
 
 

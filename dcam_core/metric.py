@@ -119,12 +119,15 @@ class Metric(MeanScore, ABC):
             [B] float64 finite scores, and NaN where there is none: for an empty mask at least.
         """
 
-    def update(self, maps: Tensor, masks: Tensor) -> None:
-        """Score a batch and keep the sums.
+    def checked_score(self, maps: Tensor, masks: Tensor) -> Tensor:
+        """Score a batch, and hold both sides to what was said; the sums are not touched.
 
         Args:
-            maps: [B, H, W] values in [0, 1]; B may be 0, and H and W differ between calls.
+            maps: [B, H, W] values in [0, 1]; B may be 0.
             masks: [B, H, W] bool, the object of every map.
+
+        Returns:
+            [B] float64, finite, or NaN where there is no score.
 
         Raises:
             UsageError: shapes, dtypes or values are not as said.
@@ -139,7 +142,14 @@ class Metric(MeanScore, ABC):
                 f"{int(scores.isinf().sum())} infinite values for {len(maps)} maps: score must give "
                 f"[{len(maps)}] torch.float64, each finite, or NaN where there is no score",
             )
-        self.keep(scores)
+        return scores
+
+    def update(self, maps: Tensor, masks: Tensor) -> None:
+        """Score a batch and keep the sums; H and W may differ between calls.
+
+        Arguments and errors are those of `checked_score`.
+        """
+        self.keep(self.checked_score(maps, masks))
 
 
 def check_maps_and_masks(maps: Tensor, masks: Tensor) -> None:

@@ -70,6 +70,18 @@ _METRICS = {
     "recall": "Recall",
 }
 
+_BASELINES = ("random-map", "centre-prior")
+"""Methods that know nothing of the model."""
+
+_COLUMNS = {
+    "contrast-score": [""],
+    "energy-pointing-game": [""],
+    "mean-f3": [""],
+    "obj-iou": [""],
+    "pointing-game": ["", "tolerance=half-cell"],
+}
+"""What a comparison of methods shows unless other metrics are asked for."""
+
 _SCENES = {
     "scenes": "Scenes",
     "scenes-absent": "AbsentScenes",
@@ -108,14 +120,14 @@ def dcam_register_refiners(register: Register) -> None:
 def dcam_register_methods(register: Register) -> None:
     """Offer every preset in `methods/` under the name of its file."""
     for preset in sorted(Path(__file__).with_name("methods").glob("*.yaml")):
-        register(preset.stem, preset)
+        register(preset.stem, preset, baseline=preset.stem in _BASELINES)
 
 
 @hookimpl
 def dcam_register_metrics(register: Register) -> None:
     """Offer the metrics."""
     for name, attribute in _METRICS.items():
-        register(name, f"dcam_plugins.metrics:{attribute}")
+        register(name, f"dcam_plugins.metrics:{attribute}", columns=_COLUMNS.get(name, []))
 
 
 @hookimpl

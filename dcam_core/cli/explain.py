@@ -61,7 +61,7 @@ __all__ = ["explain"]
     metavar="NAME|IMAGE|FOLDER",
     multiple=True,
     help="What stands in the picture's place to measure how much each word depends on it: mean-colour, blur, "
-    "another picture, or a folder of pictures. May be repeated.  [default: pictures that the model brings, else "
+    "another picture, or a folder of pictures. May be repeated; 'none': it is not measured.  [default: pictures that the model brings, else "
     "mean-colour and blur]",
 )
 @click.option(
@@ -118,7 +118,8 @@ def explain(
     # What needs no model is checked first: loading one may take minutes.
     pictures = read_pictures((image, *further))
     _refuse_stray_pictures(overrides)
-    stand_ins(pictures, baselines)
+    chosen: tuple[str, ...] | None = () if baselines == ("none",) else baselines or None
+    stand_ins(pictures, chosen or ())
     if why_not is not None and len(targets) != 1:
         raise UsageError(
             f"--why-not {why_not} takes the place of one word: name it with -t, such as -t circle"
@@ -139,7 +140,7 @@ def explain(
                 "all" if targets == ("all",) else targets or None,
                 answer=answer,
                 why_not=why_not,
-                baselines=baselines or None,
+                baselines=chosen,
                 grounded_above=GROUNDED_ABOVE if grounded_above is None else grounded_above,
                 seed=seed,
                 progress=progress,

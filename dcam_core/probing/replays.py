@@ -87,7 +87,7 @@ class Replays:
         """Activations and gradients at the image tokens, as an `Attribution` gets them.
 
         Returns:
-            One per layer, all readings in their order.
+            One per layer, all readings in their order: `replace(replays, readings=...)` asks for some of them.
         """
         batches = list(
             probe_layers(
@@ -103,19 +103,22 @@ class Replays:
         )
         return tuple(_in_order(parts) for parts in zip(*batches, strict=True))
 
-    def input_gradients(self) -> Tensor:
-        """[R, N, D], gradient of every reading's scalar with respect to the embeddings of the image tokens."""
-        found = [torch.empty(0)] * len(self.readings)  # every reading is found below
-        with torch.inference_mode(False), torch.enable_grad():
-            for members in states_of(self.readings, self.states_per_forward):
+    def input_gradients(self) -> Iterator[tuple[int, Tensor]]:
+        """Gradients of the scalars with respect to the embeddings of the image tokens.
+
+        Yields:
+            The index of a reading and its [N, D], in some order: all of them at once may not fit into memory.
+        """
+        for members in states_of(self.readings, self.states_per_forward):
+            with torch.inference_mode(False), torch.enable_grad():
                 leaf = self.inputs.embeddings.detach().clone().requires_grad_()
                 replayed = self._replayed(replace(self.inputs, embeddings=leaf), members)
-                for row, group in enumerate(members):
-                    for index in group:
+            for row, group in enumerate(members):
+                for index in group:
+                    with torch.inference_mode(False), torch.enable_grad():
                         score, _ = replayed.score(row, index)
                         (gradient,) = torch.autograd.grad(score, leaf, retain_graph=True)
-                        found[index] = gradient[0, self.positions]
-        return torch.stack(found)
+                    yield index, gradient[0, self.positions]
 
     def image_logits(self, ids: Tensor) -> Tensor:
         """What the model would say at the image tokens: the logit lens on its last hidden states.
@@ -127,7 +130,7 @@ class Replays:
             ids: [K] int64, the tokens to ask for.
 
         Returns:
-            [R, N, K] float32, without a graph; [1, N, K] expanded where all readings share one pass.
+            [R, N, K] float32, without a graph.
 
         Raises:
             ConfigurationError: the adapter does not name the module that makes logits.

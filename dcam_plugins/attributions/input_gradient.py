@@ -36,8 +36,12 @@ class InputGradient(ModelAttribution):
 
     def forward(self, replays: Replays) -> Tensor:
         """Attribute; see `ModelAttribution.forward`."""
-        gradients = at_least_float32(replays.input_gradients())
-        if self.times_input:
-            embeddings = replays.inputs.embeddings[0, replays.positions]
-            return einsum(gradients, at_least_float32(embeddings), "r n d, n d -> r n").abs()
-        return gradients.square().sum(dim=-1).sqrt()
+        embeddings = at_least_float32(replays.inputs.embeddings[0, replays.positions])
+        evidence = embeddings.new_zeros(len(replays.readings), len(embeddings))
+        for index, gradient in replays.input_gradients():
+            slopes = at_least_float32(gradient)
+            if self.times_input:
+                evidence[index] = einsum(slopes, embeddings, "n d, n d -> n").abs()
+            else:
+                evidence[index] = slopes.norm(dim=-1)
+        return evidence

@@ -45,12 +45,12 @@ class ScoreCAM(ModelAttribution):
 
     def forward(self, replays: Replays) -> Tensor:
         """Attribute; see `ModelAttribution.forward`."""
-        layers = [at_least_float32(probed.activations) for probed in replays.probe()]
-        features = torch.cat(layers, dim=-1)
-        evidence = torch.zeros(features.shape[:2])
+        evidence = torch.zeros(len(replays.readings), len(replays.positions))
         for (group,) in states_of(replays.readings, 1):
-            masks = self._masks(features[group[0]])
             own = replace(replays, readings=[replays.readings[index] for index in group])
+            # Readings of one state share its activations.
+            layers = [at_least_float32(probed.activations[0]) for probed in own.probe()]
+            masks = self._masks(torch.cat(layers, dim=-1))
             scores = torch.stack(list(own.scores(_faded(own, masks))), dim=1)
             evidence[group] = einsum(scores.softmax(dim=1), masks.cpu().float(), "r k, k n -> r n")
         return evidence

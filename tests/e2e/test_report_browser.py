@@ -201,7 +201,7 @@ def test_words_that_are_not_grounded_are_told_from_those_that_are(visit):
     ]
     assert words.first.get_attribute("title") == "visual reliance 0.10 nats"
     sentence = page.locator(".grounding").inner_text()
-    assert sentence.startswith("Not grounded in the picture: “red”, “blue”, “antidis")
+    assert sentence.startswith("Not grounded in the picture: red, blue, antidis")
     noted = page.locator(".card", has_text="not grounded in the picture")
     assert noted.count() == 1, "the one word that was explained although it is not grounded"
     page.get_by_text("How much each word depends on the picture").click()

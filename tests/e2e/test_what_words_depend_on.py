@@ -1,4 +1,4 @@
-"""Visual reliance and given answers on an embedded model: it knows which of its words the picture is the reason for."""
+"""Visual reliance and given answers on an embedded model: it knows which of its words the picture gave it."""
 
 from __future__ import annotations
 

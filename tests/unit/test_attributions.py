@@ -30,6 +30,10 @@ def grad_cam(f, g, s):
     return relu(sum(g[:, c].mean() * f[s, c] for c in range(C)))
 
 
+def gated_grad_cam(f, g, s):
+    return relu(sum(sum(relu(x) for x in g[:, c]) / N * f[s, c] for c in range(C)))
+
+
 def hires_cam(f, g, s):
     return relu(sum(g[s, c] * f[s, c] for c in range(C)))
 
@@ -77,12 +81,14 @@ def eigen_cam(f, g, s):
 FORMULAS = [
     (GradCAM(), grad_cam, False),
     (GradCAM(centre=True), grad_cam, True),
+    (GradCAM(gate_gradients=True), gated_grad_cam, False),
     (HiResCAM(), hires_cam, False),
     (HiResCAM(centre=True), hires_cam, True),
     (LayerCAM(), layer_cam, False),
     (GradCAMPlusPlus(), grad_cam_plus_plus, False),
     (XGradCAM(), xgrad_cam, False),
     (ElementWiseGradCAM(), element_wise_grad_cam, False),
+    (ElementWiseGradCAM(centre=True), element_wise_grad_cam, True),
     (EigenCAM(), eigen_cam, False),
     (GradTimesInput(), grad_times_input, False),
     (GradTimesInput(centre=True), grad_times_input, True),

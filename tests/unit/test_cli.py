@@ -200,6 +200,11 @@ def test_words_that_do_not_depend_on_the_picture_get_a_number_and_no_map(toy, dc
     assert facts["reliance"]["baselines"] == ["blur"]
     assert all(isinstance(target["reliance"], float) for target in facts["targets"])
     assert f"{facts['targets'][0]['reliance']:.1f} nats" in err
+    code, _, err = dcam(*explain(toy / "checkpoint/demo.png", "--baseline", "none", "--out", "off"))
+    assert code == 0, err
+    facts = json.loads(Path("off/explanation.json").read_text())
+    assert "reliance" not in facts
+    assert [item["word"] for item in facts["targets"]] == words
 
 
 def test_a_given_answer_another_word_and_a_contrast(toy, dcam):

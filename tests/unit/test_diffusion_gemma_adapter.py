@@ -346,6 +346,17 @@ def test_every_policy_explains_words_of_both_canvases(adapter, policy):
     assert "temperature" not in sampler
 
 
+def test_a_given_answer_fills_whole_canvases(adapter):
+    text = "a red circle on left of a blue square and a green triangle"
+    found = Explainer(adapter).explain(tiny.picture(), PROMPT, ["circle", "triangle"], answer=text)
+    assert found.answer == text
+    assert found.settings["sampler"]["answer_length"] == 2 * CANVAS
+    assert [target.positions for target in found.targets] == [(2,), (12,)]
+    assert [target.state for target in found.targets] == ["infill", "infill"]
+    assert found.maps.isfinite().all()
+    assert len(found.reliance.words) == 13
+
+
 def test_the_record_shows_undecided_positions_as_such(adapter):
     found = Explainer(adapter, overrides={"sampler": {"stop_sequences": []}}).explain(
         tiny.picture(), PROMPT, targets=[0]

@@ -155,11 +155,11 @@ def test_the_picture_becomes_rgb(mode):
     [
         ({"maps": torch.zeros(4, 5, 7)}, r"maps has shape \[4, 5, 7\].*5 targets"),
         ({"maps": torch.zeros(5, 7)}, r"maps has shape \[5, 7\]"),
-        ({"raw": torch.zeros(5, 5, 6)}, r"raw maps are \[5, 5, 6\] but maps are \[5, 5, 7\]"),
+        ({"raw": torch.zeros(5, 5, 8)}, r"raw maps are \[5, 5, 8\] but maps are \[5, 5, 7\]"),
         ({"maps": torch.full((5, 5, 7), 1.1)}, r"from 1.1 to 1.1.*\[0, 1\]"),
         ({"maps": torch.full((5, 5, 7), -0.1)}, r"from -0.1 to -0.1"),
         ({"raw": torch.full((5, 5, 7), torch.nan)}, "raw of target 'red' holds NaN"),
-        ({"targets": (), "maps": torch.zeros(0, 5, 7)}, "at least one"),
+        ({"raw": torch.zeros(5, 5, 0), "maps": torch.zeros(5, 5, 0)}, "at least one cell"),
         ({"words": (Word("red", 0, 3, (0,), 0),)}, "which is 'a r'"),
         ({"settings": {"sampler": {"eta": float("nan")}}}, "settings.sampler.eta is nan"),
         ({"settings": {"list": [1, torch.float32]}}, r"settings.list\[1\] is torch.float32 \(dtype\)"),

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 import dcam_plugins.plugin as plugin
-from dcam_core.attribution import Attribution
+from dcam_core.attribution import Attribution, ModelAttribution
 from dcam_core.dataset import ExplanationDataset
 from dcam_core.metric import Metric
 from dcam_core.plugins.registry import import_object
@@ -37,7 +37,7 @@ def test_registering_imports_neither_torch_nor_kornia():
 @pytest.mark.parametrize(
     ("kind", "base"),
     [
-        ("attributions", Attribution),
+        ("attributions", (Attribution, ModelAttribution)),
         ("refiners", Refiner),
         ("metrics", Metric),
         ("datasets", ExplanationDataset),

@@ -1,0 +1,79 @@
+"""Which words of an answer are scored, against which pixels, and why the others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from dcam_core.dataset import SampleObject
+from dcam_core.matching import Match, WordMatcher, target_mask
+from dcam_core.probing.targets import Answer, Target, phrase
+
+__all__ = ["NOT_ANNOTATED", "NOT_SHOWN", "PART_OF_A_NAME", "NamedWord", "UnscoredWord", "named_words"]
+
+NOT_ANNOTATED = "names nothing that is annotated"
+NOT_SHOWN = "names what the picture is not known to show"
+PART_OF_A_NAME = "part of a name that is scored at its last word"
+
+
+@dataclass(frozen=True, eq=False)
+class NamedWord:
+    """A word that names something in the picture.
+
+    Attributes:
+        target: the word, as it is explained.
+        match: what it names.
+        mask: [H, W] bool, the pixels of what it names.
+    """
+
+    target: Target
+    match: Match
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class UnscoredWord:
+    """A word that there is nothing to compare a map with.
+
+    Attributes:
+        word: as it stands in the answer.
+        positions: answer positions of its tokens.
+        why: one of the reasons of this module, the same words in every such case.
+    """
+
+    word: str
+    positions: tuple[int, ...]
+    why: str
+
+
+def named_words(
+    answer: Answer, objects: Sequence[SampleObject], matcher: WordMatcher
+) -> tuple[list[NamedWord], list[UnscoredWord]]:
+    """Sort the words of an answer, punctuation left out.
+
+    A name of several words is one naming and counts once, at its last word, which in English says what the thing is:
+    "circle" of "red circle". Otherwise objects with long names would count more than others.
+
+    Args:
+        answer: the answer.
+        objects: the objects of the picture.
+        matcher: tells which word names what.
+
+    Returns:
+        The words that are scored, and those that are not, each in reading order.
+    """
+    named, unscored = [], []
+    # Punctuation is shown to the matcher, because it ends a name.
+    matches = matcher.match([word.text for word in answer.words], objects)
+    for index, (word, match) in enumerate(zip(answer.words, matches, strict=True)):
+        if word.is_punctuation:
+            continue
+        mask = None if match is None else target_mask(match, objects)
+        if match is not None and mask is not None and index == match.words[-1]:
+            named.append(NamedWord(phrase(answer, [word]), match, mask))
+        else:
+            why = NOT_ANNOTATED if match is None else NOT_SHOWN if mask is None else PART_OF_A_NAME
+            unscored.append(UnscoredWord(word.text, word.positions, why))
+    return named, unscored
