@@ -110,8 +110,8 @@ def dcam_register_metrics(register: Register) -> None:
     """Offer metrics that compare maps with object masks, subclasses of `dcam_core.Metric`.
 
     Args:
-        register: `register(name, target)`. With `columns=[...]` it is measured by `dcam evaluate` if the user names no
-            metric, once for each entry: "" for the metric as it is, "KEY=VALUE" for one with this parameter.
+        register: `register(name, target)`. With `columns=[...]` it is measured by `dcam evaluate` if the user names
+            no metric, once for each entry: "" for the metric as it is, "KEY=VALUE" for one with this parameter.
     """
 
 

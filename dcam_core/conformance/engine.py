@@ -12,7 +12,7 @@ import torch
 from dcam_core.conformance.check import BrokenPromiseError, NotApplicableError, expect
 from dcam_core.conformance.pictures import scene
 from dcam_core.conformance.subject import Subject
-from dcam_core.errors import DcamError
+from dcam_core.errors import ConfigurationError, DcamError
 from dcam_core.explainer import Explainer
 from dcam_core.plugins import default_manager
 from dcam_core.probing.picture_grid import PictureGrid, select_views
@@ -112,7 +112,7 @@ def _refusal(wish: str, attempt: Callable[[], Any]) -> bool:
 
 
 def explanation(subject: Subject) -> str:
-    """Every installed method makes finite maps in [0, 1] of a word, on the grid over the picture.
+    """Every installed method makes finite maps in [0, 1] of a word, from raw ones on the grid over the picture.
 
     From the picture to the map, through the same door as `dcam explain`.
     """
@@ -125,9 +125,18 @@ def explanation(subject: Subject) -> str:
     words = subject.default_run.answer_length
     if words == 0:
         raise NotApplicableError("the answer is empty: give a picture and a prompt that the model answers")
-    maps = {name: _map(subject, name, _overrides(subject)) for name in methods}
-    rows, columns = next(iter(maps.values()))
-    return f"{', '.join(methods)}: {rows} x {columns} cells"
+    grids, refused = {}, []
+    for name in methods:
+        try:
+            grids[name] = _map(subject, name, _overrides(subject))
+        except ConfigurationError as reason:
+            # A method may ask for what a family need not have, and says so; the others must work.
+            refused.append(f"{name} ({reason})")
+    if not grids:
+        raise BrokenPromiseError(f"no method works with this model: {'; '.join(refused)}")
+    rows, columns = next(iter(grids.values()))
+    without = f"; not with this model: {'; '.join(refused)}" if refused else ""
+    return f"{', '.join(grids)}: {rows} x {columns} cells{without}"
 
 
 def _overrides(subject: Subject) -> Mapping[str, Any]:
@@ -145,13 +154,14 @@ def _overrides(subject: Subject) -> Mapping[str, Any]:
 def _map(subject: Subject, method: str, overrides: Mapping[str, Any]) -> tuple[int, int]:
     """Grid of the map that a method makes of the answer's first token."""
     explainer = Explainer(subject.adapter, method, overrides=overrides, manager=subject.manager)
-    made = explainer.explain(subject.shown, subject.prompt, targets=[0]).maps
+    made = explainer.explain(subject.shown, subject.prompt, targets=[0], baselines=())
     views = select_views(subject.inputs, explainer.method.views)
     grid = PictureGrid.over(views, subject.shown.size)
+    raw, maps = made.raw, made.maps
     expect(
-        made.shape == (1, grid.rows, grid.cols),
-        f"{method}: the maps are {list(made.shape)}, expected {[1, grid.rows, grid.cols]}",
+        raw.shape == (1, grid.rows, grid.cols),
+        f"{method}: the raw maps are {list(raw.shape)}, expected {[1, grid.rows, grid.cols]}",
     )
-    low, high = float(made.min()), float(made.max())
+    low, high = float(maps.min()), float(maps.max())
     expect(math.isfinite(low + high) and low >= 0 and high <= 1, f"{method}: the maps lie in [{low}, {high}]")
     return grid.rows, grid.cols

@@ -31,8 +31,8 @@ from dcam_core.results.words import ExplainedTarget
 __all__ = ["CEILING", "EvaluatedSample", "SampleEvaluator"]
 
 CEILING = "mask-on-token-grid"
-"""Stands among the methods for the object's own mask, averaged over each token: what a map can show that has one value
-per token. A method whose refiners work on a finer grid may be better."""
+"""Stands among the methods for the object's own mask, averaged over each token: what a map can show that has one
+value per token. A method whose refiners work on a finer grid may be better."""
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,7 @@ class SampleEvaluator:
         for index, word in enumerate(named):
             positions = list(word.target.positions)
             record = None if records is None else records[index]
+            probability = float(trajectory.commit_probabilities[positions].prod())
             rows.append(
                 {
                     "sample": sample.key,
@@ -160,7 +161,7 @@ class SampleEvaluator:
                     "rule": word.match.rule,
                     "area": float(word.mask.double().mean()),
                     "scores": dict(scores[index]),
-                    "probability": float(trajectory.commit_probabilities[positions].prod()),
+                    "probability": None if math.isnan(probability) else probability,
                     "replayed_probability": None if record is None else record.replayed_probability,
                     "commit_steps": trajectory.commit_steps[positions].tolist(),
                     "notes": [] if record is None else list(record.notes),

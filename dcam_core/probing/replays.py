@@ -74,9 +74,11 @@ class Replays:
         Yields:
             [R] float32 per prompt, without a graph.
         """
-        with torch.no_grad():
-            for prompt in prompts:
-                yield self._read(prompt)[0]
+        for prompt in prompts:
+            # Left before the yield: the caller's grad mode is the caller's.
+            with torch.no_grad():
+                scores, _ = self._read(prompt)
+            yield scores
 
     def log_probabilities(self) -> tuple[Tensor, Tensor]:
         """[R] scalars and [R] summed log-probabilities of the readings' tokens, as the model read the prompt."""
