@@ -234,7 +234,10 @@ class Explainer:
             )
             if targets is None:
                 places = {item.positions for item in reliance.grounded}
-                chosen = tuple(target for target in chosen if target.positions in places)
+                every, chosen = chosen, tuple(target for target in chosen if target.positions in places)
+                if not chosen:
+                    # A setting that is wrong must be told even where it would not have been used.
+                    plan_readings(self._hooks, self._method_for(trajectory), self.model, every, trajectory)
         run = self.explain_run(inputs, trajectory, written, chosen, pictures=pictures, progress=progress)
 
         explanation = Explanation(

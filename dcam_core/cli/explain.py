@@ -61,8 +61,8 @@ __all__ = ["explain"]
     metavar="NAME|IMAGE|FOLDER",
     multiple=True,
     help="What stands in the picture's place to measure how much each word depends on it: mean-colour, blur, "
-    "another picture, or a folder of pictures. May be repeated; 'none': it is not measured.  [default: pictures that the model brings, else "
-    "mean-colour and blur]",
+    "another picture, or a folder of pictures. May be repeated; 'none': it is not measured.  [default: pictures that "
+    "the model brings, else mean-colour and blur]",
 )
 @click.option(
     "--grounded-above",

@@ -1,7 +1,7 @@
 """Comparing methods: one answer per picture, explained by all, scored by word, kept so that nothing is lost."""
 
 from dcam_core.evaluation.bootstrap import bootstrap_intervals
-from dcam_core.evaluation.evaluate import evaluate
+from dcam_core.evaluation.evaluating import evaluate
 from dcam_core.evaluation.folder import RunFolder
 from dcam_core.evaluation.named_words import NamedWord, UnscoredWord, named_words
 from dcam_core.evaluation.sample import CEILING, EvaluatedSample, SampleEvaluator

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -180,16 +180,11 @@ class RunFolder:
 
     def _compare(self, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Refuse to continue another evaluation."""
-        before, after = _flat(kept), _flat(now)
-        keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-        if not keys:
+        found = list(_differences(kept, now))
+        if not found:
             return
-        found = [
-            f"{key} was {before.get(key, 'not set')!r}, is {after.get(key, 'not set')!r}"
-            for key in keys[:_DIFFERENCES_SHOWN]
-        ]
-        if len(keys) > _DIFFERENCES_SHOWN:
-            found.append(f"and {len(keys) - _DIFFERENCES_SHOWN} more")
+        if len(found) > _DIFFERENCES_SHOWN:
+            found = [*found[:_DIFFERENCES_SHOWN], f"and {len(found) - _DIFFERENCES_SHOWN} more"]
         raise UsageError(
             f"output folder {self.path} holds another evaluation: {'; '.join(found)}; give another folder, or call "
             "as before to continue"
@@ -202,12 +197,18 @@ def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
     return dict(plain)
 
 
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one with dotted keys; lists stay whole."""
-    if not isinstance(data, Mapping) or not data:
-        return {prefix: data}
-    parts = [_flat(value, f"{prefix}.{key}" if prefix else str(key)) for key, value in data.items()]
-    return {key: value for part in parts for key, value in part.items()}
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """What differs between nested mappings, each as a few words; lists are compared as a whole."""
+    for key in dict.fromkeys((*before, *after)):
+        name = f"{prefix}{key}"
+        if key not in after:
+            yield f"{name} is missing now"
+        elif key not in before:
+            yield f"{name} is new"
+        elif isinstance(before[key], Mapping) and isinstance(after[key], Mapping):
+            yield from _differences(before[key], after[key], f"{name}.")
+        elif before[key] != after[key]:
+            yield f"{name} was {before[key]!r}, is {after[key]!r}"
 
 
 def _line(data: Mapping[str, Any]) -> str:

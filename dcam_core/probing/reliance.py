@@ -34,8 +34,9 @@ __all__ = ["GROUNDED_ABOVE", "hidden_log_probabilities", "measure_reliance"]
 GROUNDED_ABOVE = 0.7
 """Nats of visual reliance from which a word is called grounded in the picture, by default.
 
-A little above log 2: the picture must at least double the word's probability. Chosen out of 0.5 to
-1.4 on training scenes of the embedded models (`python -m tests.benchmarks reliance split=train`).
+A little above log 2: the picture must at least double the word's probability. On training scenes of the embedded
+models (`python -m tests.benchmarks reliance split=train first=60000 count=20`) thresholds from 0.7 to 1.2 told
+equally many words apart, within 1 %; the lowest keeps most grounded words.
 """
 
 

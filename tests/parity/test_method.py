@@ -86,7 +86,7 @@ def reference_refiners() -> dict[str, Refiner]:
     targets: dict[str, str] = {}
     presets: dict[str, Path] = {}
     dcam_plugins.plugin.dcam_register_refiners(targets.__setitem__)
-    dcam_plugins.plugin.dcam_register_methods(presets.__setitem__)
+    dcam_plugins.plugin.dcam_register_methods(lambda name, path, **_: presets.update({name: path}))
     preset = OmegaConf.to_container(OmegaConf.load(presets["diffusion-cam-reference"]))
     assert isinstance(preset, Mapping)
     return {name: import_object(targets[name])(**given) for name, given in preset["refiners"].items()}

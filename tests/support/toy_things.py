@@ -1,7 +1,7 @@
 """A plugin with a dataset for the toy: every word that it may answer with names something in the picture.
 
-Two files in the folder `root` steer it: where `hold` is, sample 2 says so by making `reached` and waits until `hold` is
-gone, so that a run can be killed at a known place; the picture of sample 1 is `picture-1.png`, if it is there.
+Two files in the folder `root` steer it: where `hold` is, sample 2 makes `reached` and waits until `hold` is gone, so
+that a run can be killed at a known place; the picture of sample 1 is `picture-1.png`, if it is there.
 """
 
 from __future__ import annotations

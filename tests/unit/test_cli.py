@@ -99,7 +99,15 @@ def assert_one_line_error(err, message):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["plugins"], ["plugins", "--json"], ["explain", "--help"]]
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["plugins"],
+        ["plugins", "--json"],
+        ["explain", "--help"],
+        ["evaluate", "--help"],
+    ],
 )
 def test_light_commands_do_not_import_torch(arguments):
     code = f"""

@@ -35,20 +35,9 @@ def manager():
 def toy(manager, tmp_path):
     """Evaluate the toy on its things, into a folder."""
 
-    def run(out="out", methods=METHODS, **more):
-        options = {
-            "metrics": METRICS,
-            "dataset_parameters": {"root": str(tmp_path)},
-            "manager": manager,
-            **more,
-        }
-        return evaluate(
-            more.pop("model", toy_adapter()),
-            "toy-things",
-            methods,
-            tmp_path / out,
-            **{k: v for k, v in options.items() if k != "model"},
-        )
+    def run(out="out", methods=METHODS, model=None, **more):
+        options = {"metrics": METRICS, "dataset_parameters": {"root": str(tmp_path)}, "manager": manager}
+        return evaluate(model or toy_adapter(), "toy-things", methods, tmp_path / out, **{**options, **more})
 
     return run
 
@@ -289,9 +278,9 @@ def test_another_configuration_is_refused_with_what_differs(toy, tmp_path):
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(UsageError, match=r"limit was 2, is 3.*another folder"):
         toy(limit=3)
-    with pytest.raises(UsageError, match=r"methods\.layer-cam"):
+    with pytest.raises(UsageError, match=r"methods\.hires-cam is missing now; methods\.layer-cam is new"):
         toy(limit=2, methods=["grad-cam", "layer-cam"])
-    with pytest.raises(UsageError, match="seed was 0, is 1; metrics was"):
+    with pytest.raises(UsageError, match="metrics was .*; seed was 0, is 1;"):
         toy(limit=2, seed=1, metrics=["obj-iou"])
     with pytest.raises(ConfigurationError, match="limit is 0"):
         toy("other", limit=0)
@@ -301,9 +290,9 @@ def test_another_configuration_is_refused_with_what_differs(toy, tmp_path):
 def test_another_model_is_noticed_when_a_run_is_continued(toy, tmp_path):
     toy(limit=2)
     (tmp_path / "out/samples.jsonl").write_text("")
+    other = toy_adapter()
+    other.model.double()
     with pytest.raises(UsageError, match="dtype was 'float32', is 'float64'"):
-        other = toy_adapter()
-        other.model.double()
         toy(limit=2, model=other)
 
 
@@ -316,7 +305,15 @@ def test_a_finished_run_is_shown_without_the_model(dcam, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("dcam_core.evaluation.evaluate.load_model", refuse)
+    monkeypatch.setattr("dcam_core.evaluation.evaluating.load_model", refuse)
     assert dcam(*arguments)[:2] == (0, first)
     shutil.rmtree(tmp_path / "out")
-    assert dcam(*arguments)[0] == 1
+    assert dcam(*arguments)[0] == 1  # the patch is where a model is loaded
+
+
+def test_a_finished_run_can_be_compared_with_another_of_its_methods(toy):
+    one, other = toy(), toy(methods=METHODS[::-1])
+    assert list(other.methods)[:2] == list(METHODS[::-1])
+    assert one.methods == other.methods
+    forth, back = one.differences[METHODS[1]]["obj-iou"], other.differences[METHODS[0]]["obj-iou"]
+    assert (back.mean, back.low) == (pytest.approx(-forth.mean), pytest.approx(-forth.high))

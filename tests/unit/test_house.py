@@ -77,7 +77,7 @@ def test_arrows_point_to_the_core(path):
 
 @pytest.mark.parametrize("path", CORE, ids=relative)
 def test_the_core_names_no_family_and_no_method(path, shipped):
-    # Two exceptions: the default method, which the public contract fixes, and the one that is called like the program.
+    # Two exceptions: the default method, which the public contract fixes, and the one that has the program's name.
     free = {"diffusion-cam", "dcam"}
     named = {name for kind, registry in shipped.items() for name in registry.names} - free
     tree = parsed(path)

@@ -19,13 +19,13 @@ KINDS = ["attributions", "refiners", "methods", "metrics", "datasets"]
 
 def registered(kind):
     names = {}
-    getattr(plugin, f"dcam_register_{kind}")(names.__setitem__)
+    getattr(plugin, f"dcam_register_{kind}")(lambda name, target, **_: names.update({name: target}))
     return names
 
 
 def test_registering_imports_neither_torch_nor_kornia():
     # In a process of its own: here torch is loaded already.
-    calls = "".join(f"plugin.dcam_register_{kind}(lambda *_: None);" for kind in KINDS)
+    calls = "".join(f"plugin.dcam_register_{kind}(lambda *_, **__: None);" for kind in KINDS)
     code = (
         "import sys; import dcam_plugins.plugin as plugin;"
         f"{calls} print(sorted({{'torch', 'kornia', 'omegaconf'}} & set(sys.modules)))"

@@ -51,7 +51,10 @@ def test_swapped_pictures_swap_their_maps(settings):
     with torch.no_grad():
         adapter.model.place.weight[: adapter.prepare([WIDE, TALL], PROMPT).prompt_length] = 0
     explainer = _explainer("grad-cam", *settings, adapter=adapter)
-    there, back = explainer.explain([WIDE, TALL], PROMPT, "all"), explainer.explain([TALL, WIDE], PROMPT, "all")
+    there, back = (
+        explainer.explain([WIDE, TALL], PROMPT, "all"),
+        explainer.explain([TALL, WIDE], PROMPT, "all"),
+    )
     assert there.answer == back.answer
     assert all(part.raw.any() for part in there.pictures)
     for one, other in zip(there.pictures, reversed(back.pictures), strict=True):

@@ -94,6 +94,7 @@ def evaluate(
         "limit": limit,
         "prompt": prompt,
         "methods": chosen,
+        "baselines": baselines,
         "metrics": [each.label for each in columns],
         "seed": seed,
         "versions": {
