@@ -47,6 +47,8 @@ def tell(explanation: Explanation, folder: Path) -> None:
     if explanation.reliance is not None and (ungrounded := explanation.reliance.ungrounded):
         words = ", ".join(dict.fromkeys(item.word for item in ungrounded))
         click.echo(f"  not grounded in the picture: {words}", err=True)
+    if not explanation.targets:
+        click.echo("  no word has a map; `-t all` makes one of every word", err=True)
     click.echo(str(folder / "report.html"))
 
 

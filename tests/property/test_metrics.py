@@ -38,7 +38,7 @@ LIMITS = {"contrast-ratio": 255.0, "energy-lift": float("inf")}
 
 def registered():
     targets: dict[str, str] = {}
-    dcam_plugins.plugin.dcam_register_metrics(targets.__setitem__)
+    dcam_plugins.plugin.dcam_register_metrics(lambda name, target, **facts: targets.update({name: target}))
     return {name: import_object(target)() for name, target in targets.items()}
 
 

@@ -280,7 +280,7 @@ def test_another_configuration_is_refused_with_what_differs(toy, tmp_path):
         toy(limit=3)
     with pytest.raises(UsageError, match=r"methods\.hires-cam is missing now; methods\.layer-cam is new"):
         toy(limit=2, methods=["grad-cam", "layer-cam"])
-    with pytest.raises(UsageError, match="metrics was .*; seed was 0, is 1;"):
+    with pytest.raises(UsageError, match=r"metrics was .*; seed was 0, is 1;"):
         toy(limit=2, seed=1, metrics=["obj-iou"])
     with pytest.raises(ConfigurationError, match="limit is 0"):
         toy("other", limit=0)

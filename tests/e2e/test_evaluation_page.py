@@ -1,0 +1,32 @@
+"""What docs/evaluation.md shows, done as it says, on fewer scenes."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+
+
+def test_the_page_does_what_it_says(tmp_path):
+    blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    code = "\n".join(blocks)
+    assert len(blocks) == 2
+    assert code.count("limit=40") == 1
+    (tmp_path / "page.py").write_text(code.replace("limit=40", "limit=2"), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    first, *lines = done.stdout.splitlines()
+    assert first.count("Estimate(mean=") == 2
+    assert {line.split()[0] for line in lines} >= {"dcam", "grad-cam", "random-map", "mask-on-token-grid"}
+
+
+def test_the_options_on_the_page_are_those_of_the_command():
+    from dcam_core.cli.evaluate import evaluate
+
+    options = {name for each in evaluate.params for name in (*each.opts, *each.secondary_opts)}
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
+    assert named <= options
+    assert {"--dataset", "--methods", "--metrics", "--limit", "--prompt", "--no-baselines"} <= named
