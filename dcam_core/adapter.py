@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Layer"]
 
 Layer = int | float | str
-"""A probe layer: a block number, a fraction of the depth in [0, 1], a module path, or "attention-norm:NUMBER"."""
+"""A probe layer: a block number, a fraction of the depth in [0, 1], a module path, or a norm of a block ("attention-norm:-1")."""
 
-ATTENTION_NORM = "attention-norm:"
-"""Prefix of a probe layer that names what a block's attention reads."""
+ATTENTION_NORM, FEED_FORWARD_NORM = NORMS = ("attention-norm", "feed-forward-norm")
+"""The parts of a block that can be named in any family; a colon and the block follow."""
 
 
 class Adapter(ABC):
@@ -274,7 +274,14 @@ class Adapter(ABC):
 
         Here: the first of the block's children that is called a norm.
         """
-        return next((child for name, child in block.named_children() if "norm" in name), None)
+        return next(iter(_norms(block)), None)
+
+    def feed_forward_norm(self, block: nn.Module) -> nn.Module | None:
+        """The norm whose output a block's feed-forward network reads, or None if there is none.
+
+        Here: the second of the block's children that is called a norm, or its only one.
+        """
+        return next(reversed(_norms(block)[:2]), None)
 
     def layer_path(self, layer: Layer) -> str:
         """Module path of a probe layer.
@@ -282,15 +289,17 @@ class Adapter(ABC):
         Args:
             layer: a block number (negative counts from the end), a fraction of the depth in [0, 1]
                 (0 the first block, 1 the last), a module path such as "model.layers.2.input_layernorm", or
-                "attention-norm:-1": what the attention of that block reads, whatever the family calls it.
+                "attention-norm:-1", "feed-forward-norm:0.3": what that part of a block, by number or fraction,
+                reads, whatever the family calls it.
 
         Raises:
             ConfigurationError: there is no such block or module.
         """
-        if isinstance(layer, str) and layer.startswith(ATTENTION_NORM):
-            module = self._attention_norm_of(layer)
-        elif isinstance(layer, str):
-            return self._known_path(layer)
+        if isinstance(layer, str):
+            part, found, which = layer.partition(":")
+            if not found or part not in NORMS:
+                return self._known_path(layer)
+            module = self._norm(layer, part, which)
         else:
             module = self._block(layer)
         path: str = next(name for name, found in self.model.named_modules() if found is module)
@@ -308,16 +317,17 @@ class Adapter(ABC):
             )
         return self.blocks[layer]
 
-    def _attention_norm_of(self, layer: str) -> nn.Module:
-        number = layer.removeprefix(ATTENTION_NORM)
+    def _norm(self, layer: str, part: str, which: str) -> nn.Module:
+        """The norm that `layer`, taken apart into part and block, names."""
         try:
-            block = self._block(int(number))
+            number = float(which) if "." in which else int(which)
         except ValueError:
             raise ConfigurationError(
-                f"probe_layer {layer!r} names no block: write a number behind the colon, as in "
-                f"'{ATTENTION_NORM}-1'"
+                f"probe_layer {layer!r} names no block: write a number or a fraction behind the colon, as in "
+                f"'{part}:-1'"
             ) from None
-        norm = self.attention_norm(block)
+        block = self._block(number)
+        norm = self.attention_norm(block) if part == ATTENTION_NORM else self.feed_forward_norm(block)
         if norm is None:
             raise ConfigurationError(
                 f"probe_layer {layer!r}: the blocks of {self.name} have no norm; give a block number or a module path"
@@ -335,6 +345,10 @@ class Adapter(ABC):
                 + (f" such as {', '.join(map(repr, close))}" if close else "")
             )
         return layer
+
+
+def _norms(block: nn.Module) -> list[nn.Module]:
+    return [child for name, child in block.named_children() if "norm" in name]
 
 
 def _no_cache(adapter: Adapter, cache: str) -> str:

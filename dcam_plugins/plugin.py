@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dcam_core.hookspecs import Register, hookimpl
 
 if TYPE_CHECKING:
-    from dcam_core.adapter import Adapter
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.probing.gradient_targets import GradientTarget
     from dcam_core.probing.targets import Target
 
 __all__ = [
     "dcam_gradient_target",
-    "dcam_probe_layer",
     "dcam_register_attributions",
     "dcam_register_datasets",
     "dcam_register_methods",
@@ -137,16 +134,6 @@ def dcam_register_datasets(register: Register) -> None:
         register(name, f"dcam_plugins.scenes:{attribute}")
     for name, attribute in _DATASETS.items():
         register(name, f"dcam_plugins.datasets:{attribute}")
-
-
-@hookimpl
-def dcam_probe_layer(adapter: Adapter, method: Mapping[str, Any]) -> str | None:
-    """LLaVA-CAM reads the norm before a feed-forward network, which every family calls by another name."""
-    if method["name"] != "llava-cam":
-        return None
-    from dcam_plugins.deciding import feed_forward_norm
-
-    return feed_forward_norm(adapter, 10 / 31)
 
 
 @hookimpl

@@ -133,6 +133,10 @@ class DiffusionGemmaAdapter(Adapter):
         """The encoder's language blocks."""
         return list(self.model.get_submodule(LANGUAGE).layers)
 
+    def feed_forward_norm(self, block: nn.Module) -> nn.Module:
+        """The dense network's; the experts' own is fed token by token."""
+        return block.get_submodule("pre_feedforward_layernorm")
+
     @property
     def default_sampler(self) -> BlockDiffusionSettings:
         """The settings of the model's generation_config.json, answers as long as it says, in whole canvases."""

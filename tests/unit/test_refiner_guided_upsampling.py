@@ -110,17 +110,3 @@ def test_our_own_method_gives_maps_as_fine_as_the_picture_and_keeps_them(tmp_pat
     assert torch.equal(again.maps, made.maps)
     assert torch.equal(again.raw, made.raw)
     assert torch.equal(again.heatmap(0), made.heatmap(0))
-
-
-@pytest.mark.parametrize("name", ["tiny-llada-v", "tiny-lavida", "tiny-mmada"])
-def test_what_the_last_attention_reads_has_one_name_in_every_family(name):
-    model = load_model(name)
-    path = model.layer_path("attention-norm:-1")
-    assert path.startswith(f"{model.layer_path(-1)}.")
-    assert model.model.get_submodule(path) is next(
-        module for key, module in model.blocks[-1].named_children() if "norm" in key
-    )
-    assert model.layer_path("attention-norm:0") != path
-    for wrong in ("attention-norm:9", "attention-norm:", "attention-norm:last"):
-        with pytest.raises(ConfigurationError, match="probe_layer"):
-            model.layer_path(wrong)
