@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Layer"]
 
 Layer = int | float | str
-"""A probe layer: a block number, a fraction of the depth in [0, 1], a module path, or a norm of a block ("attention-norm:-1")."""
+"""A probe layer: a block number, a fraction of the depth in [0, 1], a module path, or "attention-norm:NUMBER"."""
 
 ATTENTION_NORM, FEED_FORWARD_NORM = NORMS = ("attention-norm", "feed-forward-norm")
 """The parts of a block that can be named in any family; a colon and the block follow."""

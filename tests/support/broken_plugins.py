@@ -204,7 +204,7 @@ ASKED = (
             (
                 "raises",
                 "raise ValueError('no luck')",
-                "failed on activations [1, 16, 24]: ValueError: no luck",
+                "failed at 'blocks.1', on activations [1, 16, 24]: ValueError: no luck",
             ),
             ("gives a list", "return [1]", "gave a list: expected a floating-point tensor of shape [1, 16]"),
             (
@@ -274,9 +274,9 @@ DECIDED = (
         )
     ),
     Broken(
-        "a list for a layer",
-        _hook("dcam_probe_layer()", "return ['blocks.0']"),
-        (f"{WHO} answered dcam_probe_layer with a list: expected a module path, the number of a block",),
+        "a mapping for a layer",
+        _hook("dcam_probe_layer()", "return {'blocks.0': 1}"),
+        (f"{WHO} answered dcam_probe_layer with a dict: expected a module path, the number of a block",),
     ),
     Broken(
         "a layer that is not there",
