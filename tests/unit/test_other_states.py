@@ -193,7 +193,7 @@ class Recorded(Unmasked):
 def test_a_state_of_a_step_carries_what_the_step_was_handed(state, handed):
     adapter = Recorded()
     explainer = Explainer(adapter, mask_step=lambda: [state], overrides={"sampler": {"answer_length": 4}})
-    explainer.explain(toy_picture(), "the red circle", targets=[1])
+    explainer.explain(toy_picture(), "the red circle", targets=[1], baselines=())
     assert adapter.handed == handed
 
 
@@ -202,7 +202,7 @@ def test_a_step_that_computed_nothing_there_is_refused():
     with pytest.raises(
         StructuralValidityError, match=r"step 3 computed nothing at answer position 1.*steps 0 to 1 did"
     ):
-        explainer.explain(toy_picture(), "the red circle", targets=[1])
+        explainer.explain(toy_picture(), "the red circle", targets=[1], baselines=())
 
 
 # -- settings of a family's own ------------------------------------------------------------------------------

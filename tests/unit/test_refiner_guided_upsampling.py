@@ -84,7 +84,7 @@ def test_the_grid_of_the_refined_maps(grid, size, expected):
 def test_a_map_that_is_the_same_everywhere_stays_the_same(value, cells, seed):
     picture = torch.rand(3, 30, 40, generator=torch.Generator().manual_seed(seed))
     fine = guided_upsampling(torch.full((1, 5, 4), value), picture, cells, 8, 1e-3)
-    assert (fine - value).abs().max() < 1e-4
+    assert (fine - value).abs().max() < 1e-3  # of float32's rounding in the windows' sums
 
 
 def test_parameters_and_a_missing_picture_are_refused_with_the_remedy():
