@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import pytest
 
@@ -11,31 +11,27 @@ from dcam_core.conformance.check import Check, NotApplicableError
 
 __all__ = ["Conformance"]
 
-S = TypeVar("S")
-
 
 class Conformance:
-    """Base of the conformance classes.
+    """Base of the conformance classes, which name their promises and give the fixture `subject`.
 
     Attributes:
+        checks: the promises, one test each.
         expected_failures: name of a promise -> why it is not kept. It must fail then: one that is kept again is
             to be taken off the list.
     """
 
+    checks: ClassVar[tuple[Check[Any], ...]] = ()
     expected_failures: ClassVar[Mapping[str, str]] = {}
 
-    def _hold_to(
-        self, check: Check[S], subject: S, checks: Sequence[Check[S]], request: pytest.FixtureRequest
-    ) -> None:
-        """Examine one promise.
+    def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
+        """One test per promise."""
+        if "check" in metafunc.fixturenames:
+            metafunc.parametrize("check", self.checks, ids=lambda check: check.name)
 
-        Args:
-            check: the promise.
-            subject: what is held to it.
-            checks: all promises of the class, for the names in `expected_failures`.
-            request: pytest's, to expect a failure.
-        """
-        unknown = set(self.expected_failures) - {known.name for known in checks}
+    def test_promise(self, check: Check[Any], subject: Any, request: pytest.FixtureRequest) -> None:
+        """The promise is kept, or cannot be examined here."""
+        unknown = set(self.expected_failures) - {known.name for known in self.checks}
         if unknown:
             pytest.fail(f"expected_failures names no check: {', '.join(sorted(unknown))}")
         if check.name in self.expected_failures:

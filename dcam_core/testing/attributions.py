@@ -196,14 +196,14 @@ class AttributionConformance(Conformance):
             return Mine(power=2)
     """
 
+    checks = CHECKS
+
     @pytest.fixture
     def attribution(self) -> Attribution:
         """The attribution under examination."""
         raise NotImplementedError(f"{type(self).__name__} must override the fixture `attribution`")
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-    def test_promise(
-        self, check: Check[Attribution], attribution: Attribution, request: pytest.FixtureRequest
-    ) -> None:
-        """The promise is kept."""
-        self._hold_to(check, attribution, CHECKS, request)
+    @pytest.fixture
+    def subject(self, attribution: Attribution) -> Attribution:
+        """What is held to the promises."""
+        return attribution

@@ -295,14 +295,14 @@ class DatasetConformance(Conformance):
     Up to `EXAMINED` samples are looked at, from the first to the last.
     """
 
+    checks = CHECKS
+
     @pytest.fixture
     def dataset(self) -> ExplanationDataset:
         """The dataset under examination."""
         raise NotImplementedError(f"{type(self).__name__} must override the fixture `dataset`")
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-    def test_promise(
-        self, check: Check[ExplanationDataset], dataset: ExplanationDataset, request: pytest.FixtureRequest
-    ) -> None:
-        """The promise is kept, or there is nothing to examine it on."""
-        self._hold_to(check, dataset, CHECKS, request)
+    @pytest.fixture
+    def subject(self, dataset: ExplanationDataset) -> ExplanationDataset:
+        """What is held to the promises."""
+        return dataset

@@ -148,12 +148,14 @@ class MetricConformance(Conformance):
             return Mine(threshold=0.5)
     """
 
+    checks = CHECKS
+
     @pytest.fixture
     def metric(self) -> Metric:
         """The metric under examination."""
         raise NotImplementedError(f"{type(self).__name__} must override the fixture `metric`")
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-    def test_promise(self, check: Check[Metric], metric: Metric, request: pytest.FixtureRequest) -> None:
-        """The promise is kept."""
-        self._hold_to(check, metric, CHECKS, request)
+    @pytest.fixture
+    def subject(self, metric: Metric) -> Metric:
+        """What is held to the promises."""
+        return metric

@@ -166,14 +166,14 @@ class ModelAttributionConformance(Conformance):
             return Mine(patches=4)
     """
 
+    checks = CHECKS
+
     @pytest.fixture
     def attribution(self) -> ModelAttribution:
         """The attribution under examination."""
         raise NotImplementedError(f"{type(self).__name__} must override the fixture `attribution`")
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-    def test_promise(
-        self, check: Check[ModelAttribution], attribution: ModelAttribution, request: pytest.FixtureRequest
-    ) -> None:
-        """The promise is kept."""
-        self._hold_to(check, attribution, CHECKS, request)
+    @pytest.fixture
+    def subject(self, attribution: ModelAttribution) -> ModelAttribution:
+        """What is held to the promises."""
+        return attribution

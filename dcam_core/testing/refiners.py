@@ -205,12 +205,14 @@ class RefinerConformance(Conformance):
             return Mine(sigma=1.5)
     """
 
+    checks = CHECKS
+
     @pytest.fixture
     def refiner(self) -> Refiner:
         """The refiner under examination."""
         raise NotImplementedError(f"{type(self).__name__} must override the fixture `refiner`")
 
-    @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-    def test_promise(self, check: Check[Refiner], refiner: Refiner, request: pytest.FixtureRequest) -> None:
-        """The promise is kept."""
-        self._hold_to(check, refiner, CHECKS, request)
+    @pytest.fixture
+    def subject(self, refiner: Refiner) -> Refiner:
+        """What is held to the promises."""
+        return refiner

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from support.promises import breaking
+from support.promises import PromisesOfTheKit
 
 from dcam_core import ExplanationDataset, LeftOut, Sample, SampleObject
 from dcam_core.conformance import NotApplicableError
@@ -166,21 +166,8 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_what_keeps_its_promises_passes(check):
-    assert check(ProperDataset())
-
-
-@pytest.mark.parametrize(("check", "broken", "found"), breaking(CHECKS, BROKEN))
-def test_a_broken_promise_is_found(check, broken, found):
-    with pytest.raises(Exception, match=found) as caught:
-        check(broken)
-    assert not isinstance(caught.value, NotApplicableError)
-
-
-def test_for_every_promise_there_is_something_that_breaks_it():
-    assert {check.name for check in CHECKS} == set(BROKEN)
-    assert all(check.promise.endswith(".") for check in CHECKS)
+class TestPromises(PromisesOfTheKit):
+    checks, proper, broken = CHECKS, ProperDataset, BROKEN
 
 
 def test_pictures_alone_are_a_dataset_and_what_they_lack_is_not_asked():

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import random
 
-import pytest
 import torch
-from support.promises import breaking
+from support.promises import PromisesOfTheKit
 
 from dcam_core import Metric
-from dcam_core.conformance import NotApplicableError
 from dcam_core.testing.metrics import CHECKS
 
 
@@ -132,18 +130,5 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
-def test_what_keeps_its_promises_passes(check):
-    assert check(ProperMetric())
-
-
-@pytest.mark.parametrize(("check", "broken", "found"), breaking(CHECKS, BROKEN))
-def test_a_broken_promise_is_found(check, broken, found):
-    with pytest.raises(Exception, match=found) as caught:
-        check(broken)
-    assert not isinstance(caught.value, NotApplicableError)
-
-
-def test_for_every_promise_there_is_something_that_breaks_it():
-    assert {check.name for check in CHECKS} == set(BROKEN)
-    assert all(check.promise.endswith(".") for check in CHECKS)
+class TestPromises(PromisesOfTheKit):
+    checks, proper, broken = CHECKS, ProperMetric, BROKEN
