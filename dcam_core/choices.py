@@ -13,10 +13,7 @@ from dcam_core.errors import ConfigurationError
 from dcam_core.method import Method
 from dcam_core.plugins.relay import qualified_name
 
-__all__ = ["CHOICES", "Choices"]
-
-CHOICES = ("probe_layer", "mask_step", "gradient_target")
-"""The settings that can be chosen by a function; the hook of each is `dcam_<setting>`."""
+__all__ = ["Choices"]
 
 _VALUES: Mapping[str, tuple[type, ...]] = {
     "probe_layer": (int, float, str, list, tuple),

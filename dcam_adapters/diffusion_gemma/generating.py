@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import (
-    DynamicCache,
     LogitsProcessorList,
     StoppingCriteria,
     StoppingCriteriaList,
@@ -17,6 +16,7 @@ from transformers import (
 )
 from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
 
+from dcam_adapters.diffusion_gemma.passes import DECODER, LANGUAGE, Passes
 from dcam_adapters.diffusion_gemma.recording import Recorder
 from dcam_adapters.diffusion_gemma.settings import BlockDiffusionSettings
 from dcam_core.denoising.sampler import DenoisingStep
@@ -50,19 +50,19 @@ def generate(
     """
     device, prompt = inputs.embeddings.device, inputs.prompt_length
     vocabulary = model.config.text_config.vocab_size
-    recorder = Recorder(model.get_submodule("model.decoder"), settings, noise, vocabulary, on_step)
+    recorder = Recorder(model.get_submodule(DECODER), settings, noise, vocabulary, on_step)
     processors = LogitsProcessorList()
     if settings.suppressed_ids:
         processors.append(SuppressTokensLogitsProcessor(list(settings.suppressed_ids), device=str(device)))
     processors.append(recorder)
-    language = model.get_submodule("model.encoder.language_model")
+    language = model.get_submodule(LANGUAGE)
     with _seeded(settings.seed, device), recorder.listening(), _prefilled(language, inputs.embeddings):
         model.generate(
             # The ids only say how long the prompt is: the encoder reads `inputs.embeddings` in their place.
             torch.zeros(1, prompt, dtype=torch.int64, device=device),
             mm_token_type_ids=types.to(device),
             # Given outright: a cache of fixed size, which a generation_config.json may ask for, is compiled.
-            past_key_values=DynamicCache(config=model.config.get_text_config(decoder=True)),
+            past_key_values=Passes(model).empty_cache(),
             cache_implementation=None,
             logits_processor=processors,
             stopping_criteria=StoppingCriteriaList([_Stop(prompt, settings)]),

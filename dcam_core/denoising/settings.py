@@ -159,7 +159,8 @@ class SamplerSettings:
                 type.
         """
         there = sorted({field.name for field in dataclasses.fields(self)} - self.unused)
-        hints = {field.name: get_type_hints(type(self))[field.name] for field in dataclasses.fields(self)}
+        annotated = get_type_hints(type(self))
+        hints = {field.name: annotated[field.name] for field in dataclasses.fields(self)}
         values: dict[str, Any] = {}
         for name, value in changes.items():
             if name in self.unused and value is not None:

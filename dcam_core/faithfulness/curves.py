@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dcam_core.errors import UsageError
-from dcam_core.faithfulness.perturbing import cells_over_picture, composed, highest_first
+from dcam_core.faithfulness.perturbing import composed, first_cells, highest_first
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -107,7 +107,7 @@ def deletion_insertion(
     whole, nothing = asked.with_picture(asked.picture), asked.with_picture(baseline)
     curves = torch.empty(2, len(maps), len(counts), dtype=torch.float64)
     for word, map_ in enumerate(maps):
-        order = highest_first(map_)
+        order = highest_first(map_).cpu()
         for removing in (True, False):
             pictures = (_shown(asked, baseline, order, count, map_, removing) for count in counts[1:-1])
             ends = (whole[word], nothing[word]) if removing else (nothing[word], whole[word])
@@ -121,7 +121,5 @@ def _shown(
     asked: AskedWords, baseline: Image, order: Tensor, count: int, map_: Tensor, removing: bool
 ) -> Image:
     """The picture without its `count` first cells, or with these alone."""
-    chosen = torch.zeros(map_.numel(), dtype=torch.bool)
-    chosen[order[:count].cpu()] = True
-    pixels = cells_over_picture(chosen.view(map_.shape), asked.picture.size)
+    pixels = first_cells(order, count, map_.shape, asked.picture.size)
     return composed(asked.picture, baseline, ~pixels if removing else pixels)

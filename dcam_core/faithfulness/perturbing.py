@@ -20,6 +20,7 @@ __all__ = [
     "blurred",
     "cells_over_picture",
     "composed",
+    "first_cells",
     "highest_first",
     "mean_coloured",
     "noisy",
@@ -96,6 +97,23 @@ def cells_over_picture(cells: Tensor, size: tuple[int, int]) -> Tensor:
     row = ((torch.arange(height, device=cells.device) + 0.5) * rows / height).long()
     column = ((torch.arange(width, device=cells.device) + 0.5) * columns / width).long()
     return cells[row][:, column]
+
+
+def first_cells(order: Tensor, count: int, grid: tuple[int, ...], size: tuple[int, int]) -> Tensor:
+    """The pixels of the first cells of an order.
+
+    Args:
+        order: [h * w] int64 on the CPU, cells in raster order, by number.
+        count: how many of them.
+        grid: (h, w).
+        size: (width, height) of the picture in pixels.
+
+    Returns:
+        [height, width] bool.
+    """
+    chosen = torch.zeros(len(order), dtype=torch.bool)
+    chosen[order[:count]] = True
+    return cells_over_picture(chosen.view(grid), size)
 
 
 def composed(picture: Image, baseline: Image, shown: Tensor) -> Image:

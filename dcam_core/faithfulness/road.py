@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dcam_core.errors import UsageError
 from dcam_core.faithfulness.imputing import impute
-from dcam_core.faithfulness.perturbing import cells_over_picture, highest_first, picture_of, pixels_of
+from dcam_core.faithfulness.perturbing import first_cells, highest_first, picture_of, pixels_of
 
 if TYPE_CHECKING:
     from dcam_core.faithfulness.asking import AskedWords
@@ -86,9 +86,8 @@ def road(
         for side, ranking in enumerate((order, order.flip(0))):
             pictures = []
             for p in percentiles:
-                removed = torch.zeros(len(ranking), dtype=torch.bool)
-                removed[ranking[: (100 - p) * len(ranking) // 100]] = True
-                hole = cells_over_picture(removed.view(map_.shape), asked.picture.size)
+                count = (100 - p) * len(ranking) // 100
+                hole = first_cells(ranking, count, map_.shape, asked.picture.size)
                 pictures.append(picture_of(impute(pixels, hole, noise=noise, seed=seed)))
             found[side, word] = asked.with_pictures(word, pictures)
     return Road(tuple(percentiles), asked.with_picture(asked.picture), found[0], found[1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -11,14 +12,16 @@ from dcam_core import hookspecs
 from dcam_core.errors import PluginError
 from dcam_core.plugins.failure import indefinite
 
-__all__ = ["HOOKS", "declared_arguments", "refuse_misfit", "refuse_misfit_function"]
+__all__ = ["HOOKS", "MARK", "declared_arguments", "refuse_misfit", "refuse_misfit_function"]
 
 HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("dcam_"))
 """Names of all hooks, in the order of their declaration."""
 
-_MARK = f"{hookspecs.PROJECT}_impl"  # where `hookimpl` leaves the options of an implementation
+MARK = f"{hookspecs.PROJECT}_impl"
+"""Attribute in which `hookimpl` leaves the options of an implementation."""
 
 
+@functools.cache  # asked before every call of a hook
 def declared_arguments(hook: str) -> tuple[str, ...]:
     """Names of the arguments that a hook declares."""
     return tuple(inspect.signature(getattr(hookspecs, hook)).parameters)
@@ -46,7 +49,7 @@ def refuse_misfit(plugin: object, name: str) -> None:
                     name, f"{attribute} is {indefinite(type(function).__name__)}: write a function"
                 )
             continue
-        options = getattr(function, _MARK, None)
+        options = getattr(function, MARK, None)
         if options is None:
             if attribute in HOOKS:
                 raise PluginError(name, f"{attribute} is named like a hook but not marked: add @hookimpl")

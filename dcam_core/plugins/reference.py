@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dcam_core import hookspecs
+from dcam_core.plugins.fit import HOOKS
 from dcam_core.plugins.life import LIFE, Phase
 from dcam_core.plugins.relay import REGISTERING
 
@@ -53,8 +54,8 @@ class HookReference:
 
 def hook_references() -> tuple[HookReference, ...]:
     """Every hook, in the order of declaration."""
-    hooks = {name: hook for name, hook in vars(hookspecs).items() if name.startswith("dcam_")}
-    return tuple(_reference(name, _kind(name, hook), hook) for name, hook in hooks.items())
+    hooks = ((name, getattr(hookspecs, name)) for name in HOOKS)
+    return tuple(_reference(name, _kind(name, hook), hook) for name, hook in hooks)
 
 
 def page() -> str:

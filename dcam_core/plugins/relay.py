@@ -13,7 +13,7 @@ import pluggy
 from dcam_core import hookspecs
 from dcam_core.errors import PluginError
 from dcam_core.plugins.failure import indefinite, origin_of
-from dcam_core.plugins.fit import HOOKS, refuse_misfit, refuse_misfit_function
+from dcam_core.plugins.fit import HOOKS, MARK, refuse_misfit, refuse_misfit_function
 
 __all__ = ["REGISTERING", "Relay", "call", "qualified_name", "relay_of"]
 
@@ -134,7 +134,7 @@ def _as_plugin(candidate: object, hook: str | None, name: str) -> object:
     if not callable(candidate):
         raise PluginError(name, f"it is {indefinite(type(candidate).__name__)}: give a function")
     if hook is None:
-        options = getattr(candidate, f"{hookspecs.PROJECT}_impl", None)
+        options = getattr(candidate, MARK, None)
         own = getattr(candidate, "__name__", "")
         hook = own if options is None else options["specname"] or own
         if hook not in HOOKS:

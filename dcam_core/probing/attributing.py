@@ -14,7 +14,6 @@ from dcam_core.attribution import Attribution, ModelAttribution
 from dcam_core.errors import DcamError, PluginError
 from dcam_core.plugins.failure import describe
 from dcam_core.probing.answers import kind_of
-from dcam_core.probing.probe import probe_layers
 
 if TYPE_CHECKING:
     from dcam_core.probing.replays import Replays
@@ -69,17 +68,7 @@ def attribute(
             values = _checked(label, shape, partial(attribution, replays), f"on {shape[0]} readings")
         yield Evidence(tuple(range(shape[0])), values, scores, log_probabilities)
         return
-    batches = probe_layers(
-        replays.adapter,
-        replays.inputs,
-        replays.layers,
-        replays.readings,
-        replays.positions,
-        replays.trajectory.settings,
-        states_per_forward=replays.states_per_forward,
-        targets_per_backward=replays.targets_per_backward,
-    )
-    for batch in batches:
+    for batch in replays.probed():
         found = []
         with torch.no_grad():
             for layer, probed in zip(replays.layers, batch, strict=True):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.probing.targets import Answer
 
-__all__ = ["refine"]
+__all__ = ["is_finer", "refine"]
 
 _ROUNDING = 1e-4  # how far rounding may carry a value out of [0, 1]
 
@@ -101,7 +101,7 @@ def _misfit(refined: object, maps: Tensor, *, finer: bool) -> str:
     """What is wrong with a refiner's maps; "" if nothing is."""
     if not isinstance(refined, Tensor):
         return kind_of(refined)
-    fits = refined.shape == maps.shape or (finer and _is_finer(refined, maps))
+    fits = refined.shape == maps.shape or (finer and is_finer(refined, maps))
     if not fits or refined.dtype != maps.dtype or refined.device != maps.device:
         where = "" if refined.device == maps.device else f" on {refined.device}"
         return f"{kind_of(refined)}{where}"
@@ -112,7 +112,7 @@ def _misfit(refined: object, maps: Tensor, *, finer: bool) -> str:
     return ""
 
 
-def _is_finer(refined: Tensor, maps: Tensor) -> bool:
+def is_finer(refined: Tensor, maps: Tensor) -> bool:
     """Whether maps are as many as others, on a grid with as many rows and columns or more."""
     return (
         refined.ndim == maps.ndim

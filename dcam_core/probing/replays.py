@@ -91,19 +91,20 @@ class Replays:
         Returns:
             One per layer, all readings in their order: `replace(replays, readings=...)` asks for some of them.
         """
-        batches = list(
-            probe_layers(
-                self.adapter,
-                self.inputs,
-                self.layers,
-                self.readings,
-                self.positions,
-                self.trajectory.settings,
-                states_per_forward=self.states_per_forward,
-                targets_per_backward=self.targets_per_backward,
-            )
+        return tuple(_in_order(parts) for parts in zip(*self.probed(), strict=True))
+
+    def probed(self) -> Iterator[tuple[Probed, ...]]:
+        """The same in batches of states, each with one `Probed` per layer: one at a time need be in memory."""
+        return probe_layers(
+            self.adapter,
+            self.inputs,
+            self.layers,
+            self.readings,
+            self.positions,
+            self.trajectory.settings,
+            states_per_forward=self.states_per_forward,
+            targets_per_backward=self.targets_per_backward,
         )
-        return tuple(_in_order(parts) for parts in zip(*batches, strict=True))
 
     def input_gradients(self) -> Iterator[tuple[int, Tensor]]:
         """Gradients of the scalars with respect to the embeddings of the image tokens.
@@ -115,12 +116,12 @@ class Replays:
             with torch.inference_mode(False), torch.enable_grad():
                 leaf = self.inputs.embeddings.detach().clone().requires_grad_()
                 replayed = self._replayed(replace(self.inputs, embeddings=leaf), members)
-            for row, group in enumerate(members):
-                for index in group:
-                    with torch.inference_mode(False), torch.enable_grad():
-                        score, _ = replayed.score(row, index)
-                        (gradient,) = torch.autograd.grad(score, leaf, retain_graph=True)
-                    yield index, gradient[0, self.positions]
+            pairs = [(row, index) for row, group in enumerate(members) for index in group]
+            for turn, (row, index) in enumerate(pairs, start=1):
+                with torch.inference_mode(False), torch.enable_grad():
+                    score, _ = replayed.score(row, index)
+                    (gradient,) = torch.autograd.grad(score, leaf, retain_graph=turn < len(pairs))
+                yield index, gradient[0, self.positions]
 
     def image_logits(self, ids: Tensor) -> Tensor:
         """What the model would say at the image tokens: the logit lens on its last hidden states.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -107,10 +108,12 @@ def step_texts(adapter: Adapter, trajectory: Trajectory) -> tuple[str, ...]:
     A token that was taken back again later counts as undecided until it comes to stay.
     """
 
-    def text(token: int, undecided: bool) -> str:
-        if undecided:
-            return BLANK
+    @functools.cache  # most tokens stand there for many steps
+    def written(token: int) -> str:
         return str(token) if adapter.tokenizer is None else decode(adapter.tokenizer, [token]).strip()
+
+    def text(token: int, undecided: bool) -> str:
+        return BLANK if undecided else written(token)
 
     texts = []
     for step in range(1, trajectory.steps + 1):

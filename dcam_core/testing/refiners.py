@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dcam_core.conformance.check import Check, expect
+from dcam_core.probing.refining import is_finer
 from dcam_core.refiner import Refiner, RefinerContext
 from dcam_core.testing import _calls
 from dcam_core.testing._conformance import Conformance
@@ -36,12 +37,7 @@ def _fits(refiner: Refiner, refined: object, maps: Tensor) -> bool:
     """Whether maps came out as the contract says: on their own grid, or a finer one."""
     if not isinstance(refined, Tensor) or (refined.dtype, refined.device) != (maps.dtype, maps.device):
         return False
-    if not refiner.finer:
-        return refined.shape == maps.shape
-    (count, *grid), (expected, *least) = refined.shape, maps.shape
-    return (
-        count == expected and len(grid) == 2 and all(new >= old for new, old in zip(grid, least, strict=True))
-    )
+    return is_finer(refined, maps) if refiner.finer else refined.shape == maps.shape
 
 
 def _refined(refiner: nn.Module, maps: Tensor, raw: Tensor | None = None) -> Tensor:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from einops import einsum
-from PIL import Image, ImageStat
+from PIL import Image
 from torch import Tensor
 
 from dcam_core.attribution import ModelAttribution
 from dcam_core.errors import ConfigurationError
+from dcam_core.probing.baseline_pictures import BASELINES
 
 if TYPE_CHECKING:
     from dcam_core.inputs import Inputs
@@ -85,7 +86,7 @@ def _starts(length: int, patch: int, stride: int) -> list[int]:
 def _covered(replays: Replays, number: int, covers: Tensor) -> Iterator[Inputs]:
     """The prompt with one picture covered, once for each of the covers [K, rows, cols]."""
     picture = replays.pictures[number]
-    blank = Image.new("RGB", picture.size, tuple(round(mean) for mean in ImageStat.Stat(picture).mean))
+    blank = BASELINES["mean-colour"](picture)
     for cover in covers:
         mask = Image.fromarray((cover * 255).byte().numpy()).resize(picture.size, Image.Resampling.NEAREST)
         pictures = list(replays.pictures)

@@ -48,8 +48,9 @@ class ScoreCAM(ModelAttribution):
         evidence = torch.zeros(len(replays.readings), len(replays.positions))
         for (group,) in states_of(replays.readings, 1):
             own = replace(replays, readings=[replays.readings[index] for index in group])
-            # Readings of one state share its activations.
-            layers = [at_least_float32(probed.activations[0]) for probed in own.probe()]
+            # Readings of one state share its activations: one of them is enough to get these.
+            first = replace(own, readings=own.readings[:1])
+            layers = [at_least_float32(probed.activations[0]) for probed in first.probe()]
             masks = self._masks(torch.cat(layers, dim=-1))
             scores = torch.stack(list(own.scores(_faded(own, masks))), dim=1)
             evidence[group] = einsum(scores.softmax(dim=1), masks.cpu().float(), "r k, k n -> r n")

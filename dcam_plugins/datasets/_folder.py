@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -29,6 +29,7 @@ __all__ = [
     "open_upright",
     "read_json",
     "read_list",
+    "stated_size",
     "turned",
 ]
 
@@ -237,3 +238,9 @@ def turned(mask: NDArray[np.bool_], turn: Turn | None) -> NDArray[np.bool_]:
         return mask
     image = Image.fromarray(mask.astype(np.uint8)).transpose(turn)
     return np.asarray(image, dtype=np.uint8) > 0
+
+
+def stated_size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
+    """(width, height) that an entry of a JSON file states for its picture, or None."""
+    width, height = entry.get("width"), entry.get("height")
+    return (width, height) if isinstance(width, int) and isinstance(height, int) else None

@@ -19,6 +19,7 @@ from dcam_plugins.datasets._folder import (
     locate,
     open_upright,
     read_json,
+    stated_size,
     turned,
 )
 from dcam_plugins.datasets._masks import UnusableMaskError, decode
@@ -216,13 +217,8 @@ def _records(
             missing = LeftOut(f"image {number} ({picture_names(image)[0]})", "its file is missing")
             left_out.append(missing)
         else:
-            records[number] = CocoRecord(number, name, _size(image))
+            records[number] = CocoRecord(number, name, stated_size(image))
     return folder, records, left_out
-
-
-def _size(image: Mapping[str, Any]) -> tuple[int, int] | None:
-    width, height = image.get("width"), image.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
 def _assign(annotations: list[Any], records: Mapping[int | str, CocoRecord]) -> Iterator[LeftOut]:

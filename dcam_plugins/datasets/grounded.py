@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from dcam_plugins.datasets._folder import (
     numbered,
     open_upright,
     read_json,
+    stated_size,
     turned,
 )
 from dcam_plugins.datasets._labels import labelled_objects, read_labels
@@ -137,16 +138,11 @@ def _grounded(entries: list[Any]) -> tuple[list[GroundedRecord], list[LeftOut]]:
     keys = numbered(entry["file_name"] for entry in proper)
     records = [
         GroundedRecord(
-            key, entry["file_name"], _size(entry), _text(entry.get("caption")), entry["groundings"]
+            key, entry["file_name"], stated_size(entry), _text(entry.get("caption")), entry["groundings"]
         )
         for key, entry in zip(keys, proper, strict=True)
     ]
     return records, left_out
-
-
-def _size(entry: Mapping[str, Any]) -> tuple[int, int] | None:
-    width, height = entry.get("width"), entry.get("height")
-    return (width, height) if isinstance(width, int) and isinstance(height, int) else None
 
 
 def _text(value: Any) -> str | None:
