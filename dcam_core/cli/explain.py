@@ -119,7 +119,7 @@ def explain(
     pictures = read_pictures((image, *further))
     _refuse_stray_pictures(overrides)
     chosen: tuple[str, ...] | None = () if baselines == ("none",) else baselines or None
-    stand_ins(pictures, chosen or ())
+    stand_ins((), chosen or ())  # names and files; the pictures are made where they are used
     if why_not is not None and len(targets) != 1:
         raise UsageError(
             f"--why-not {why_not} takes the place of one word: name it with -t, such as -t circle"

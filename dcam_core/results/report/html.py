@@ -202,7 +202,7 @@ def _step_colour(step: int, last: int) -> str:
 
 def _pieces(explanation: Explanation, last: int) -> Iterator[_Piece]:
     """Cut the answer into words and what stands between them."""
-    position, threshold = 0, _threshold(explanation)
+    position = 0
     for word in sorted(explanation.words, key=lambda word: word.start):
         if word.start > position:
             yield _Piece(explanation.answer[position : word.start])
@@ -214,7 +214,7 @@ def _pieces(explanation: Explanation, last: int) -> Iterator[_Piece]:
             colour=colour,
             target=_target_of(word, explanation.targets),
             reliance=_nats(own) if own else "",
-            grounded=own is None or own.nats >= threshold,
+            grounded=_is_grounded(explanation, own),
         )
         position = word.stop
     if position < len(explanation.answer):
@@ -266,7 +266,7 @@ def _card(explanation: Explanation, index: int, last: int) -> _Card:
         probability=percent(target.probability),
         replayed=_replayed(target),
         reliance=_nats(own) if own else "",
-        grounded=own is None or own.nats >= _threshold(explanation),
+        grounded=_is_grounded(explanation, own),
     )
 
 
@@ -299,8 +299,9 @@ def _ungrounded(explanation: Explanation) -> list[str]:
     return list(dict.fromkeys(item.word for item in items))
 
 
-def _threshold(explanation: Explanation) -> float:
-    return 0.0 if explanation.reliance is None else explanation.reliance.threshold
+def _is_grounded(explanation: Explanation, item: WordReliance | None) -> bool:
+    """Whether a word is called grounded; one that was not asked about is not called anything else."""
+    return item is None or explanation.reliance is None or explanation.reliance.is_grounded(item)
 
 
 def _nats(item: WordReliance) -> str:
