@@ -25,10 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["Adapter", "Layer"]
 
 Layer = int | float | str
-"""A probe layer: a block number, a fraction of the depth in [0, 1], a module path, or "attention-norm:NUMBER"."""
+"""A probe layer: a block number, a fraction of the depth in [0, 1], a module path, or "attention-input:NUMBER"."""
 
 ATTENTION_NORM, FEED_FORWARD_NORM = NORMS = ("attention-norm", "feed-forward-norm")
 """The parts of a block that can be named in any family; a colon and the block follow."""
+
+ATTENTION_INPUT = "attention-input"
+"""What a block's attention reads, named like them: its norm's output, or where it has no norm, what comes in."""
 
 
 class Adapter(ABC):
@@ -289,19 +292,29 @@ class Adapter(ABC):
         Args:
             layer: a block number (negative counts from the end), a fraction of the depth in [0, 1]
                 (0 the first block, 1 the last), a module path such as "model.layers.2.input_layernorm", or
-                "attention-norm:-1", "feed-forward-norm:0.3": what that part of a block, by number or fraction,
-                reads, whatever the family calls it.
+                "attention-norm:-1", "feed-forward-norm:0.3": the norm whose output that part of a block, by number or
+                fraction, reads, whatever the family calls it; or "attention-input:-1": the same as "attention-norm",
+                but where the family's blocks have none, the block below, whose output comes in.
 
         Raises:
             ConfigurationError: there is no such block or module.
         """
-        if isinstance(layer, str):
-            part, found, which = layer.partition(":")
-            if not found or part not in NORMS:
-                return self._known_path(layer)
-            module = self._norm(layer, part, which)
-        else:
-            module = self._block(layer)
+        if not isinstance(layer, str):
+            return self._path_of(self._block(layer))
+        part, found, which = layer.partition(":")
+        if not found or part not in (*NORMS, ATTENTION_INPUT):
+            return self._known_path(layer)
+        block = self._block(_number(layer, part, which))
+        norm = self.feed_forward_norm(block) if part == FEED_FORWARD_NORM else self.attention_norm(block)
+        if norm is None and part == ATTENTION_INPUT:
+            return self._path_of(self._below(layer, block))
+        if norm is None:
+            raise ConfigurationError(
+                f"probe_layer {layer!r}: the blocks of {self.name} have no norm; give a block number or a module path"
+            )
+        return self._path_of(norm)
+
+    def _path_of(self, module: nn.Module) -> str:
         path: str = next(name for name, found in self.model.named_modules() if found is module)
         return path
 
@@ -317,22 +330,15 @@ class Adapter(ABC):
             )
         return self.blocks[layer]
 
-    def _norm(self, layer: str, part: str, which: str) -> nn.Module:
-        """The norm that `layer`, taken apart into part and block, names."""
-        try:
-            number = float(which) if "." in which else int(which)
-        except ValueError:
+    def _below(self, layer: str, block: nn.Module) -> nn.Module:
+        """The block whose output a block reads."""
+        index = list(self.blocks).index(block)
+        if index == 0:
             raise ConfigurationError(
-                f"probe_layer {layer!r} names no block: write a number or a fraction behind the colon, as in "
-                f"'{part}:-1'"
-            ) from None
-        block = self._block(number)
-        norm = self.attention_norm(block) if part == ATTENTION_NORM else self.feed_forward_norm(block)
-        if norm is None:
-            raise ConfigurationError(
-                f"probe_layer {layer!r}: the blocks of {self.name} have no norm; give a block number or a module path"
+                f"probe_layer {layer!r}: the first block of {self.name} has no norm and no block below it; give the "
+                "module path of what it reads"
             )
-        return norm
+        return self.blocks[index - 1]
 
     def _known_path(self, layer: str) -> str:
         names = [name for name, _ in self.model.named_modules() if name]
@@ -345,6 +351,16 @@ class Adapter(ABC):
                 + (f" such as {', '.join(map(repr, close))}" if close else "")
             )
         return layer
+
+
+def _number(layer: str, part: str, which: str) -> float:
+    """The block, by number or fraction, that a layer's name has behind the colon."""
+    try:
+        return float(which) if "." in which else int(which)
+    except ValueError:
+        raise ConfigurationError(
+            f"probe_layer {layer!r} names no block: write a number or a fraction behind the colon, as in '{part}:-1'"
+        ) from None
 
 
 def _norms(block: nn.Module) -> list[nn.Module]:

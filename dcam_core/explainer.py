@@ -10,52 +10,60 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 import dcam_core
 from dcam_core.adapter import Adapter, Layer
 from dcam_core.choices import Choices
 from dcam_core.denoising.given import given_trajectory
 from dcam_core.denoising.sampler import DenoisingStep
-from dcam_core.denoising.trajectory import Trajectory
-from dcam_core.errors import ConfigurationError, DcamError, PluginError
-from dcam_core.method import Method, names_setting, resolve_method
+from dcam_core.errors import ConfigurationError, PluginError
+from dcam_core.method import Method, find_method, names_setting, resolve_method
 from dcam_core.models import load_model
 from dcam_core.picture import read_pictures
 from dcam_core.plugins import default_manager
-from dcam_core.plugins.failure import describe
-from dcam_core.probing.answers import layer_paths, refuse_infinite
-from dcam_core.probing.attributing import attribute
+from dcam_core.plugins.making import make
+from dcam_core.probing.answers import layer_paths
+from dcam_core.probing.asked import ask
 from dcam_core.probing.baseline_pictures import Baseline, default_baselines, stand_ins
 from dcam_core.probing.defaults import CORE_DEFAULTS, NamedProbeLayer
+from dcam_core.probing.differentiable import DifferentiableMaps, differentiating
+from dcam_core.probing.over_time import (
+    choose_steps,
+    decided_at,
+    plan_over_time,
+    probabilities_over_time,
+    refine_over_time,
+)
 from dcam_core.probing.picture_grid import picture_grids
-from dcam_core.probing.readings import TargetReading, plan_readings
+from dcam_core.probing.raw_maps import make_raw_maps
+from dcam_core.probing.readings import plan_readings
 from dcam_core.probing.refining import refine
 from dcam_core.probing.reliance import GROUNDED_ABOVE, measure_reliance
-from dcam_core.probing.replacing import replaced
 from dcam_core.probing.replays import Replays
-from dcam_core.probing.targets import Answer, Target, all_words, read_answer, select_targets
 from dcam_core.probing.untouched import untouched
 from dcam_core.refiner import Refiner
 from dcam_core.results.explanation import Explanation
+from dcam_core.results.over_time import MovingMaps, OverTime
 from dcam_core.results.picture_maps import PictureMaps
 from dcam_core.results.record import answer_words, decided_by, explained_targets, model_identity, step_texts
-from dcam_core.results.run import ExplainedRun, RunMaps
+from dcam_core.results.run import ExplainedRun, ProbedRun, RunMaps
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from dcam_core.attribution import Attribution, ModelAttribution
+    from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.inputs import Inputs
     from dcam_core.plugins import PluginManager
     from dcam_core.plugins.registry import Registry
+    from dcam_core.probing.asked import Asked
     from dcam_core.probing.gradient_targets import GradientTarget
     from dcam_core.probing.mask_steps import ProbeState
+    from dcam_core.probing.readings import TargetReading
+    from dcam_core.probing.targets import Answer, Target
     from dcam_core.results.reliance import VisualReliance
 
 __all__ = ["ExplainedRun", "Explainer", "Progress"]
 
-M = TypeVar("M", bound="nn.Module")
+T = TypeVar("T")
 
 
 class Progress(Protocol):
@@ -66,7 +74,7 @@ class Progress(Protocol):
 
         Args:
             stage: "denoising" (done and total are steps), "measuring" the words' reliance on the picture (they are
-                replays) or "explaining" (they are readings).
+                replays), "explaining" (they are readings) or "over time" (they are, too).
             done: how many are done.
             total: how many there are; denoising may end early.
         """
@@ -122,7 +130,10 @@ class Explainer:
         self._choices = Choices.of(
             probe_layer=probe_layer, mask_step=mask_step, gradient_target=gradient_target
         )
-        self.method = self._choices.applied_to(self._resolve(method, overrides))
+        name, path = find_method(method, self.manager.registries.methods)
+        self.method = self._choices.applied_to(
+            resolve_method(name, path, checkpoint=self.model.folder, overrides=overrides)
+        )
         self._mask_step_chosen = mask_step is not None or names_setting(overrides, "mask_step")
         self._states_per_forward = states_per_forward
         self._targets_per_backward = targets_per_backward
@@ -136,11 +147,11 @@ class Explainer:
             settings=() if named is None else (NamedProbeLayer(named),),
             defaults=CORE_DEFAULTS,
         )
-        self._attribution: tuple[str, Attribution | ModelAttribution] = _build(
-            registries.attributions, "attribution", *_named(self.method.attribution)
+        self._attribution: tuple[str, Attribution | ModelAttribution] = _labelled(
+            registries.attributions, *_named(self.method.attribution)
         )
         self._refiners: list[tuple[str, Refiner]] = [
-            _build(registries.refiners, f"refiners.{name}", name, parameters)
+            _labelled(registries.refiners, name, parameters)
             for name, parameters in self.method.refiners.items()
             if parameters is not None
         ]
@@ -168,6 +179,7 @@ class Explainer:
         why_not: str | None = None,
         baselines: Sequence[Baseline] | None = None,
         grounded_above: float = GROUNDED_ABOVE,
+        over_time: bool | int = False,
         seed: int = 0,
         progress: Progress | None = None,
     ) -> Explanation:
@@ -188,6 +200,8 @@ class Explainer:
                 `targets` means all words.
             grounded_above: nats that a word's visual reliance must reach for the word to be called grounded in the
                 picture.
+            over_time: whether the targets are also explained over the denoising: True: at every step; a number: at so
+                many, evenly spread (see `over_time`).
             seed: seed of the sampler's random numbers (only drawn at a temperature above 0, or by random
                 remasking).
             progress: called after every denoising step and every batch of replayed states.
@@ -200,55 +214,51 @@ class Explainer:
             TargetError: a target is not in the answer; its words are listed.
             UsageError: the answer that was given cannot be read by the model.
             ConfigurationError: there is no such baseline.
-            StructuralValidityError: the method asks for a step or module that cannot be probed.
+            StructuralValidityError: the method asks for a step or module that cannot be probed, or nothing can be
+                shown over time.
         """
         pictures = read_pictures(image)
-        settings = self._sampler.merged({"seed": seed})
-        with torch.inference_mode(False), torch.no_grad(), untouched(self.model.model):
-            inputs = self._prepare(pictures, prompt)
-            if answer is None:
-                trajectory = self.model.denoise(inputs, settings, self._on_step(progress))
-            else:
-                trajectory = given_trajectory(self.model, answer, settings)
-        written = read_answer(trajectory.answer_ids, self.model.tokenizer)
-        given = {} if answer is None else {"given_answer": written.text}
-        if why_not is None:
-            chosen = select_targets(written, None if targets == "all" else targets)
-        else:
-            change = replaced(written, select_targets(written, targets or ()), why_not)
-            given |= {"why_not": why_not, "in_place_of": change.said, "said": written.text}
-            trajectory = given_trajectory(self.model, change.text, settings)
-            written = read_answer(trajectory.answer_ids, self.model.tokenizer)
-            chosen = (change.target(written),)
+        inputs, asked = self._ask(pictures, prompt, targets, answer, why_not, seed, progress)
         reliance = None
         if baselines is None or len(baselines):
-            asked = tuple(dict.fromkeys((*all_words(written), *chosen)))
             reliance = self.visual_reliance(
                 pictures,
                 inputs,
-                trajectory,
-                asked,
+                asked.trajectory,
+                asked.words,
                 baselines=baselines,
                 grounded_above=grounded_above,
                 progress=progress,
             )
             if targets is None:
-                places = {item.positions for item in reliance.grounded}
-                every, chosen = chosen, tuple(target for target in chosen if target.positions in places)
-                if not chosen:
+                every, asked = asked, asked.grounded_in(reliance)
+                if not asked.targets:
                     # A setting that is wrong must be told even where it would not have been used.
-                    plan_readings(self._hooks, self._method_for(trajectory), self.model, every, trajectory)
-        run = self.explain_run(inputs, trajectory, written, chosen, pictures=pictures, progress=progress)
+                    self._readings(every.targets, every.trajectory)
+        run = self.explain_run(
+            inputs, asked.trajectory, asked.answer, asked.targets, pictures=pictures, progress=progress
+        )
+        moving = None
+        if over_time and asked.targets:
+            moving = self.over_time(
+                inputs,
+                asked.trajectory,
+                asked.answer,
+                asked.targets,
+                steps=None if over_time is True else over_time,
+                pictures=pictures,
+                progress=progress,
+            )
 
         explanation = Explanation(
             pictures=tuple(
                 PictureMaps(picture, *part) for picture, part in zip(pictures, run.pictures, strict=True)
             ),
             prompt=prompt,
-            answer=written.text,
-            words=answer_words(written, trajectory),
+            answer=asked.answer.text,
+            words=answer_words(asked.answer, asked.trajectory),
             targets=run.targets,
-            settings=self._settings(trajectory, run.decided_by) | given,
+            settings={**self._settings(asked.trajectory, run.decided_by), **asked.recorded},
             seed=seed,
             model=model_identity(self.model),
             versions={
@@ -256,8 +266,9 @@ class Explainer:
                 "torch": str(torch.__version__),
                 "plugins": self.manager.versions(),
             },
-            steps=step_texts(self.model, trajectory),
+            steps=step_texts(self.model, asked.trajectory),
             reliance=reliance,
+            over_time=moving,
         )
         self._hooks.observe("dcam_explained", explanation=explanation)
         return explanation
@@ -317,7 +328,7 @@ class Explainer:
         """Explain words of an answer that the model has already written.
 
         What `explain` does after denoising: for callers that keep the trajectory, to explain it in several
-        ways or to measure.
+        ways or to measure. It is `probe_run`, and then `refine_run`.
 
         Args:
             inputs: the prepared prompt.
@@ -331,32 +342,205 @@ class Explainer:
         Raises:
             StructuralValidityError: the method asks for a step or module that cannot be probed.
         """
-        method = self._method_for(trajectory)
+        probed = self.probe_run(inputs, trajectory, targets, pictures=pictures, progress=progress)
+        return self.refine_run(probed, trajectory, answer, targets, pictures=pictures)
+
+    def probe_run(
+        self,
+        inputs: Inputs,
+        trajectory: Trajectory,
+        targets: Sequence[Target],
+        *,
+        pictures: Sequence[Image.Image] = (),
+        progress: Progress | None = None,
+    ) -> ProbedRun:
+        """The raw maps of `explain_run`, with the same arguments; nothing is refined."""
         with torch.inference_mode(False), untouched(self.model.model):
-            readings = plan_readings(self._hooks, method, self.model, targets, trajectory)
-            raw, scores, log_probabilities = self._probe(
-                inputs, trajectory, readings, targets, pictures, progress
-            )
-            with torch.no_grad():
-                maps = refine(raw, self._refiners, trajectory, answer, self.model.image_size, pictures)
-        made = tuple(RunMaps(*(part.cpu() for part in pair)) for pair in zip(raw, maps, strict=True))
-        for number, part in enumerate(made):
-            self._hooks.observe(
-                "dcam_maps_made", targets=targets, raw=part.raw, maps=part.maps, picture=number
-            )
+            readings = self._readings(targets, trajectory)
+            replays = self._replays(inputs, trajectory, readings, pictures)
+            label, attribution = self._attribution
+            on_readings = None if progress is None else partial(progress, "explaining")
+            raw = make_raw_maps(attribution, label, replays, readings, targets, on_readings)
         explained = explained_targets(
             targets,
             trajectory,
             readings,
-            [part.raw for part in made],
-            scores,
-            log_probabilities,
-            policy=str(method.mask_step),
+            [part.cpu() for part in raw.maps],
+            raw.scores,
+            raw.log_probabilities,
+            policy=str(self._method_for(trajectory).mask_step),
             layer=", ".join(self.layers),
         )
         decisions = [self._layer_decision]
         decisions += [decision for item in readings for decision in (item.states_from, item.score_from)]
-        return ExplainedRun(explained, made, decided_by(decisions))
+        return ProbedRun(explained, tuple(raw.maps), decided_by(decisions))
+
+    def refine_run(
+        self,
+        probed: ProbedRun,
+        trajectory: Trajectory,
+        answer: Answer,
+        targets: Sequence[Target],
+        *,
+        pictures: Sequence[Image.Image] = (),
+    ) -> ExplainedRun:
+        """What this method's refiners make of raw maps; they may be those of another explainer of the same model.
+
+        Args:
+            probed: from `probe_run`.
+            trajectory: its run; `answer`, `targets` and `pictures` are as in `explain_run`.
+            answer: the run's answer.
+            targets: the words whose raw maps they are.
+            pictures: the pictures of the prompt.
+
+        Raises:
+            PluginError: a refiner failed.
+        """
+        with torch.inference_mode(False), torch.no_grad(), untouched(self.model.model):
+            maps = refine(probed.raw, self._refiners, trajectory, answer, self.model.image_size, pictures)
+        made = tuple(RunMaps(*(part.cpu() for part in pair)) for pair in zip(probed.raw, maps, strict=True))
+        for number, part in enumerate(made):
+            self._hooks.observe(
+                "dcam_maps_made", targets=targets, raw=part.raw, maps=part.maps, picture=number
+            )
+        return ExplainedRun(probed.targets, made, probed.decided_by)
+
+    def over_time(
+        self,
+        inputs: Inputs,
+        trajectory: Trajectory,
+        answer: Answer,
+        targets: Sequence[Target],
+        *,
+        steps: int | None = None,
+        pictures: Sequence[Image.Image] = (),
+        progress: Progress | None = None,
+    ) -> OverTime:
+        """How the maps and probabilities of words move over the denoising.
+
+        At a step, a word is asked about in the state that the step read. After the step that decided it, it is hidden
+        again, alone: what is shown is always how far the model expects the word from the picture and from what stood
+        of the answer by then. The method's mask step is not looked at; attribution, layer, gradient target and
+        refiners are the method's, and the maps of a word have one scale over all steps.
+
+        Args:
+            inputs: the prepared prompt.
+            trajectory: the recorded run.
+            answer: its answer, from `dcam_core.probing.targets.read_answer`.
+            targets: words of it, from `dcam_core.probing.targets.select_targets`.
+            steps: at most so many, evenly spread, and those that decided the targets; None: every step that can be
+                probed. The finished answer is always the last.
+            pictures: as in `explain_run`.
+            progress: called after every batch of replayed states.
+
+        Raises:
+            ConfigurationError: `steps` is less than 2.
+            StructuralValidityError: the answer was given and not denoised, or no step can be probed.
+        """
+        with torch.inference_mode(False), untouched(self.model.model):
+            shown = choose_steps(self.model, trajectory, targets, steps)
+            readings = plan_over_time(self._hooks, self.method, self.model, targets, trajectory, shown)
+            replays = self._replays(inputs, trajectory, readings, pictures)
+            label, attribution = self._attribution
+            on_readings = None if progress is None else partial(progress, "over time")
+            every = [*targets] * len(shown)
+            raw = make_raw_maps(attribution, label, replays, readings, every, on_readings)
+            with torch.no_grad():
+                maps = refine_over_time(
+                    raw.maps,
+                    len(shown),
+                    self._refiners,
+                    trajectory,
+                    answer,
+                    self.model.image_size,
+                    pictures,
+                )
+        return OverTime(
+            steps=shown,
+            taken=trajectory.steps,
+            texts=step_texts(self.model, trajectory, shown),
+            probabilities=probabilities_over_time(readings, raw.log_probabilities, len(shown), len(targets)),
+            commit_steps=tuple(decided_at(trajectory, target) for target in targets),
+            pictures=tuple(
+                MovingMaps(own.view(len(shown), -1, *own.shape[1:]).cpu(), part.cpu())
+                for own, part in zip(raw.maps, maps, strict=True)
+            ),
+        )
+
+    def raw_settings(self, trajectory: Trajectory) -> dict[str, Any]:
+        """What the raw maps of a run depend on, as plain data.
+
+        Explainers of one model that were given neither functions nor plugins of their own make the same raw maps
+        where these are the same.
+
+        Args:
+            trajectory: the recorded run.
+        """
+        settings = self._method_for(trajectory).as_dict()
+        for other in ("name", "description", "refiners", "sampler"):
+            del settings[other]
+        return {**settings, "probe_layer": self.layers}
+
+    def differentiable(
+        self,
+        image: Image.Image | str | Path | Sequence[Image.Image | str | Path],
+        prompt: str,
+        targets: Iterable[str | int] | None = None,
+        *,
+        answer: str | None = None,
+        seed: int = 0,
+    ) -> DifferentiableMaps:
+        """Raw maps that can be differentiated: for a loss on where a word looks.
+
+        The same numbers as the raw maps of `explain`, up to rounding, with a graph to every parameter of the language
+        model that is trainable now; see `dcam_core.probing.differentiable`. No refiner is asked. Modes, gradients and
+        random numbers of a training run stay as they are.
+
+        Args:
+            image: as in `explain`.
+            prompt: as in `explain`.
+            targets: as in `explain`; None: all words of the answer.
+            answer: as in `explain`; in training, the caption that is taught.
+            seed: as in `explain`.
+
+        Raises:
+            ConfigurationError: no parameter is trainable, or the method's attribution asks the model itself: then
+                there is no gradient.
+            TargetError: a target is not in the answer.
+            UsageError: the answer that was given cannot be read by the model.
+            StructuralValidityError: the method asks for a step or module that cannot be probed.
+        """
+        pictures = read_pictures(image)
+        inputs, asked = self._ask(pictures, prompt, targets, answer, None, seed, None)
+        label, attribution = self._attribution
+        with differentiating(self.model.model, label, attribution):
+            readings = self._readings(asked.targets, asked.trajectory)
+            replays = self._replays(inputs, asked.trajectory, readings, pictures)
+            replays = dataclasses.replace(replays, with_graph=True)
+            raw = make_raw_maps(attribution, label, replays, readings, asked.targets)
+        return DifferentiableMaps(asked.answer.text, asked.targets, tuple(raw.maps))
+
+    def _ask(
+        self,
+        pictures: Sequence[Image.Image],
+        prompt: str,
+        targets: Iterable[str | int] | None,
+        answer: str | None,
+        why_not: str | None,
+        seed: int,
+        progress: Progress | None,
+    ) -> tuple[Inputs, Asked]:
+        """The prompt, and what is asked of its answer, which is denoised if it is not given."""
+        settings = self._sampler.merged({"seed": seed})
+        given = answer is not None
+        with torch.inference_mode(False), torch.no_grad(), untouched(self.model.model):
+            inputs = self._prepare(pictures, prompt)
+            if answer is None:
+                trajectory = self.model.denoise(inputs, settings, self._on_step(progress))
+            else:
+                trajectory = given_trajectory(self.model, answer, settings)
+            asked = ask(self.model, trajectory, targets, settings, given=given, why_not=why_not)
+        return inputs, asked
 
     def _prepare(self, pictures: Sequence[Image.Image], prompt: str) -> Inputs:
         """The prompt with its pictures, all of which must be found in it again."""
@@ -386,55 +570,29 @@ class Explainer:
 
         return on_step
 
-    def _probe(
+    def _readings(self, targets: Sequence[Target], trajectory: Trajectory) -> list[TargetReading]:
+        """What must be read to explain some words of a run."""
+        return plan_readings(self._hooks, self._method_for(trajectory), self.model, targets, trajectory)
+
+    def _replays(
         self,
         inputs: Inputs,
         trajectory: Trajectory,
         readings: Sequence[TargetReading],
-        targets: Sequence[Target],
         pictures: Sequence[Image.Image],
-        progress: Progress | None,
-    ) -> tuple[list[Tensor], Tensor, Tensor]:
-        """Raw maps [T, H, W] of every picture, and score and log-probability of every reading."""
-        device = inputs.embeddings.device
-        grids = picture_grids(inputs, self.method.views)
-        raw = [torch.zeros(len(targets), grid.rows, grid.cols, device=device) for grid in grids]
-        scores, log_probabilities = torch.zeros(len(readings)), torch.zeros(len(readings))
-        done = 0
-        replays = Replays(
+    ) -> Replays:
+        """The run as the attribution gets it."""
+        return Replays(
             self.model,
             inputs,
             trajectory,
             [item.reading for item in readings],
-            grids,
+            picture_grids(inputs, self.method.views),
             self.layers,
             pictures,
             states_per_forward=self._states_per_forward,
             targets_per_backward=self._targets_per_backward,
         )
-        label, attribution = self._attribution
-        for found in attribute(attribution, label, replays):
-            with torch.no_grad():
-                order = list(found.readings)
-                refuse_infinite(
-                    [readings[i].score_from for i in order],
-                    [targets[readings[i].target].word for i in order],
-                    found.scores,
-                    found.log_probabilities,
-                )
-                weights = torch.tensor([readings[i].weight for i in order], device=device)
-                owners = torch.tensor([readings[i].target for i in order], device=device)
-                evidence = torch.split(
-                    found.values.to(device), [len(grid.positions) for grid in grids], dim=1
-                )
-                for grid, own, part in zip(grids, raw, evidence, strict=True):
-                    own.index_add_(0, owners, grid.lay(part) * weights[:, None, None])
-            scores[order] = found.scores.cpu()
-            log_probabilities[order] = found.log_probabilities.cpu()
-            done += len(order)
-            if progress is not None:
-                progress("explaining", done, len(readings))
-        return raw, scores, log_probabilities
 
     def _settings(self, trajectory: Trajectory, decided_by: Mapping[str, Sequence[str]]) -> dict[str, Any]:
         """The merged configuration, with what was left open filled in, as plain data."""
@@ -447,37 +605,13 @@ class Explainer:
             settings["decided_by"] = {setting: list(origins) for setting, origins in decided_by.items()}
         return self._choices.recorded_in(settings)
 
-    # -- putting the engine together -------------------------------------------------------------------------
-
-    def _resolve(self, method: str | Path, overrides: Sequence[str] | Mapping[str, Any]) -> Method:
-        """The preset or file, with the checkpoint's measured defaults and the overrides."""
-        text = str(method)
-        is_file = isinstance(method, Path) or text.endswith((".yaml", ".yml"))
-        path = Path(text) if is_file else Path(self.manager.registries.methods.get(text))
-        name = path.stem if is_file else text
-        return resolve_method(name, path, checkpoint=self.model.folder, overrides=overrides)
-
 
 def _named(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     """A `{name: ..., parameters...}` mapping taken apart."""
     return str(settings["name"]), {key: value for key, value in settings.items() if key != "name"}
 
 
-def _build(
-    registry: Registry[type[M]], where: str, name: str, parameters: Mapping[str, Any]
-) -> tuple[str, M]:
-    """Make an attribution or refiner with the method's parameters; with its label for messages."""
+def _labelled(registry: Registry[type[T]], name: str, parameters: Mapping[str, Any]) -> tuple[str, T]:
+    """An attribution or refiner with the method's parameters, and its label for messages."""
     entry = registry.entry(name)
-    kind = entry.load()
-    try:
-        return entry.label, kind(**parameters)
-    except DcamError:
-        raise
-    except TypeError as error:
-        raise ConfigurationError(
-            f"{where}: {name!r} cannot be made with {dict(parameters)}: {error}"
-        ) from error
-    except Exception as error:
-        raise PluginError(
-            entry.plugin, f"{entry.label} cannot be made with {dict(parameters)}: {describe(error)}"
-        ) from error
+    return entry.label, make(entry, parameters)

@@ -125,6 +125,16 @@ def dcam_register_datasets(register: Register) -> None:
 
 
 @hookspec
+def dcam_register_papers(register: Register) -> None:
+    """Offer published tables, to be measured anew and set beside what is found.
+
+    Args:
+        register: `register(name, target)` with a `pathlib.Path` to a YAML file (docs/reproducing.md says what it holds);
+            users ask for it by `dcam reproduce NAME`.
+    """
+
+
+@hookspec
 def dcam_register_models(register: Register) -> None:
     """Offer checkpoints that can be asked for by name instead of by folder.
 

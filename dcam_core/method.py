@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from dcam_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Layer
+    from dcam_core.plugins.registry import Registry
 
-__all__ = ["CHECKPOINT_DEFAULTS", "DEFAULT_METHOD", "Method", "resolve_method"]
+__all__ = ["CHECKPOINT_DEFAULTS", "DEFAULT_METHOD", "Method", "find_method", "resolve_method"]
 
 DEFAULT_METHOD = "diffusion-cam"
 """The method of everybody who names none; part of the public contract."""
@@ -71,6 +71,26 @@ INVALID_STEPS = ("refuse", "warn")
 
 _KEYS = tuple(f.name for f in dataclasses.fields(Method) if f.name != "name")
 _MAPPINGS = ("attribution", "gradient_target", "refiners", "sampler")
+
+
+def find_method(method: str | Path, registry: Registry[Path]) -> tuple[str, Path]:
+    """Name and file of a method, whichever way the user names it.
+
+    Args:
+        method: a preset, in any spelling of its name ("Diffusion_CAM"), or the path of a YAML file.
+        registry: the presets.
+
+    Returns:
+        The name as the preset is registered, or the stem of the file; and the file, which is not read yet.
+
+    Raises:
+        UnknownNameError: there is no such preset.
+        PluginError: the plugin that registered it gives no file.
+    """
+    if isinstance(method, Path) or method.endswith((".yaml", ".yml")):
+        return Path(method).stem, Path(method)
+    entry = registry.entry(method)
+    return entry.name, Path(entry.load())
 
 
 def resolve_method(
@@ -157,7 +177,7 @@ def _overrides(overrides: Sequence[str] | Mapping[str, Any]) -> DictConfig:
             raise ConfigurationError(f"setting {item!r} is not key=value, e.g. mask_step=infill")
     try:
         return OmegaConf.from_dotlist(list(overrides))
-    except (OmegaConfBaseException, ValueError) as error:
+    except Exception as error:  # OmegaConf's errors and those of the YAML parser below it have no common base
         line = " ".join(str(error).split())
         raise ConfigurationError(f"settings {' '.join(overrides)} cannot be read: {line}") from error
 

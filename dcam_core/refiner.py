@@ -57,9 +57,11 @@ class Refiner(nn.Module, ABC):
     Attributes:
         finer: whether the maps come out on a finer grid over the same picture than they came in: [B, H', W'] with
             H' >= H and W' >= W. Refiners behind it get `context.raw` stretched to that grid.
+        range_only: whether all it does is to stretch the range of values of each map. Ablations keep such a refiner.
     """
 
     finer: ClassVar[bool] = False
+    range_only: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, maps: Tensor, context: RefinerContext) -> Tensor:

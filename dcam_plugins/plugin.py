@@ -18,6 +18,7 @@ __all__ = [
     "dcam_register_datasets",
     "dcam_register_methods",
     "dcam_register_metrics",
+    "dcam_register_papers",
     "dcam_register_refiners",
 ]
 
@@ -134,6 +135,13 @@ def dcam_register_datasets(register: Register) -> None:
         register(name, f"dcam_plugins.scenes:{attribute}")
     for name, attribute in _DATASETS.items():
         register(name, f"dcam_plugins.datasets:{attribute}")
+
+
+@hookimpl
+def dcam_register_papers(register: Register) -> None:
+    """Offer the tables of every paper in `papers/` under the name of its file."""
+    for paper in sorted(Path(__file__).with_name("papers").glob("*.yaml")):
+        register(paper.stem, paper)
 
 
 @hookimpl

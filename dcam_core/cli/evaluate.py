@@ -40,13 +40,49 @@ _WIDTH_OF_A_FILE = 160
     "--methods",
     required=True,
     metavar="A,B,C",
-    help="Presets, or YAML files; the others are compared with the first.",
+    help="Presets, or YAML files; the others are compared with the first. 'all' stands for all presets that are not "
+    "named.",
+)
+@click.option(
+    "--ablate",
+    metavar="PLAN",
+    multiple=True,
+    help="Leave refiners of the methods out: 'refiners' (each, and all), 'refiners:alone' (all but one), "
+    "'refiners:cumulative' (one after the other comes in). May be repeated.",
+)
+@click.option(
+    "--sweep",
+    metavar="KEY=V1,V2,...",
+    multiple=True,
+    help="Vary a setting of the methods: mask_step=infill,commit, refiners.NAME.PARAMETER=1,2,4. May be repeated: "
+    "each varies by itself.",
+)
+@click.option(
+    "--layers",
+    metavar="all|A,B,C",
+    multiple=True,
+    help="Probe the output of every block ('all'), or what a part of every block reads ('attention-norm', "
+    "'feed-forward-norm'), or these: 0,1,-1,0.5,attention-norm:2. May be repeated.",
 )
 @click.option(
     "--metrics",
     metavar="A,B,C",
     help="Metrics, with parameters as NAME:KEY=VALUE; half-cell as a value is half a token's side in pixels: "
-    "miou,pointing-game:tolerance=half-cell.  [default: those meant for tables]",
+    "miou,pointing-game:tolerance=half-cell. 'localisation' stands for those meant for tables, 'faithfulness' for "
+    "those that ask the model itself, which takes much longer.  [default: localisation]",
+)
+@click.option(
+    "--captions",
+    is_flag=True,
+    help="Explain what the dataset says of the pictures, in place of what the model says.",
+)
+@click.option(
+    "--every-grounded-word",
+    is_flag=True,
+    help="Also evaluate words that no mask is known of, if they depend on the picture: for metrics that need no mask.",
+)
+@click.option(
+    "--reliance", is_flag=True, help="Also measure how much every word depends on the picture at all."
 )
 @click.option("--prompt", metavar="TEXT", help="What is asked.  [default: what the dataset asks]")
 @click.option(
@@ -54,6 +90,12 @@ _WIDTH_OF_A_FILE = 160
     default=True,
     show_default=True,
     help="Whether maps that know nothing, and the masks on the token grid, stand in the table.",
+)
+@click.option(
+    "--pictures/--no-pictures",
+    default=True,
+    show_default=True,
+    help="Whether small pictures of all maps are kept, which table.html shows behind the numbers.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results.")
@@ -68,9 +110,16 @@ def evaluate(
     dataset_options: tuple[str, ...],
     limit: int | None,
     methods: str,
+    ablate: tuple[str, ...],
+    sweep: tuple[str, ...],
+    layers: tuple[str, ...],
     metrics: str | None,
+    captions: bool,
+    every_grounded_word: bool,
+    reliance: bool,
     prompt: str | None,
     baselines: bool,
+    pictures: bool,
     seed: int,
     out: str,
 ) -> None:
@@ -84,8 +133,8 @@ def evaluate(
     from rich.console import Console
 
     from dcam_core.cli.progress import ProgressBars
+    from dcam_core.evaluation import Ablation, Layers, Sweep, terminal
     from dcam_core.evaluation import evaluate as run
-    from dcam_core.evaluation import terminal
     from dcam_core.evaluation.making import read_parameters
 
     name, _, root = dataset.partition(":")
@@ -95,6 +144,7 @@ def evaluate(
             if key in parameters:
                 raise UsageError(f"{key} of dataset {name!r} is given twice: leave one of the two out")
             parameters[key] = value
+    studies = [*map(Ablation, ablate), *map(Sweep.read, sweep), *map(Layers.read, layers)]
     try:
         with ProgressBars() as progress:
             summary = run(
@@ -102,11 +152,16 @@ def evaluate(
                 name,
                 _listed(methods),
                 out,
+                studies=studies,
                 dataset_parameters=parameters,
                 limit=limit,
                 prompt=prompt,
+                captions=captions,
+                every_grounded_word=every_grounded_word,
+                reliance=reliance,
                 metrics=None if metrics is None else _listed(metrics),
                 baselines=baselines,
+                pictures=pictures,
                 seed=seed,
                 loading={key: value for key, value in loading.items() if value is not None},
                 manager=session.manager,

@@ -74,6 +74,18 @@ __all__ = ["explain"]
     "--method", default="diffusion-cam", show_default=True, metavar="NAME|FILE", help="Preset, or YAML file."
 )
 @click.option("-o", "--out", metavar="DIR", help="New folder for the result.  [default: dcam-IMAGE]")
+@click.option(
+    "--animate",
+    is_flag=True,
+    help="Also explain the words over the denoising: a GIF for each word, and a player in the report.",
+)
+@click.option(
+    "--frames",
+    type=click.IntRange(min=2),
+    default=32,
+    show_default=True,
+    help="With --animate: at most so many steps, evenly spread; those that decided the words are always shown.",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
 @click.option("--print-config", is_flag=True, help="Print the merged method configuration and stop.")
 @click.pass_obj
@@ -93,6 +105,8 @@ def explain(
     grounded_above: float | None,
     method: str,
     out: str | None,
+    animate: bool,
+    frames: int,
     seed: int,
     print_config: bool,
     loading: dict[str, Any],
@@ -124,6 +138,9 @@ def explain(
         raise UsageError(
             f"--why-not {why_not} takes the place of one word: name it with -t, such as -t circle"
         )
+    if animate and (answer is not None or why_not is not None):
+        option = "--answer" if answer is not None else "--why-not"
+        raise UsageError(f"{option} gives the answer, so no denoising step wrote it: leave out --animate")
     folder = result_folder(out, f"dcam-{Path(image).stem}")
     with ProgressBars() as progress:
         progress("loading", 0, 1)
@@ -142,6 +159,7 @@ def explain(
                 why_not=why_not,
                 baselines=chosen,
                 grounded_above=GROUNDED_ABOVE if grounded_above is None else grounded_above,
+                over_time=frames if animate else False,
                 seed=seed,
                 progress=progress,
             )

@@ -29,6 +29,7 @@ COMMANDS = {
     "new": "new",
     "parity": "parity",
     "plugins": "plugins",
+    "reproduce": "reproduce",
     "train-embedded": "train_embedded",
 }
 

@@ -60,14 +60,16 @@ class Decider:
                 `Trajectory.conditioning`.
 
         Returns:
-            [B, P, V] float32; suppressed ids are -inf at positions that are masked in their state, or everywhere
-            in a family without a mask token, whose tokens may all change again.
+            [B, P, V] float32, on the device of the states; suppressed ids are -inf at positions that are masked in
+            their state, or everywhere in a family without a mask token, whose tokens may all change again.
         """
         settings = self._settings
         if self._forward is None:
             logits = self._replay(states, positions, conditioning)
         else:
             logits = self._forward(states, positions)
+        # A head that lies on another device leaves its output there.
+        logits = logits.to(states.device)
         if settings.guidance_scale != 0:
             with torch.no_grad():
                 unconditional = self._unconditional.logits(states, positions, conditioning)

@@ -12,37 +12,52 @@ import torch
 import dcam_core
 from dcam_core.adapter import Adapter
 from dcam_core.dataset import ExplanationDataset
-from dcam_core.errors import ConfigurationError, DatasetError, PictureError
+from dcam_core.errors import ConfigurationError, DatasetError, PictureError, UsageError
 from dcam_core.evaluation.folder import RunFolder
-from dcam_core.evaluation.making import make
-from dcam_core.evaluation.measures import Measure, measures
+from dcam_core.evaluation.measures import columns as chosen_columns
+from dcam_core.evaluation.methods import (
+    Variant,
+    baseline_methods,
+    expand,
+    named_methods,
+    rows_of_a_table,
+)
+from dcam_core.evaluation.model_source import ModelSource
+from dcam_core.evaluation.page import render_page
+from dcam_core.evaluation.plots import rendered, study_figures
 from dcam_core.evaluation.sample import CEILING, SampleEvaluator
 from dcam_core.evaluation.summary import Summary, summarise
 from dcam_core.evaluation.tables import latex, markdown
-from dcam_core.explainer import Explainer, Progress
+from dcam_core.explainer import Progress
 from dcam_core.matching import NameMatcher
-from dcam_core.method import resolve_method
-from dcam_core.models import load_model
 from dcam_core.plugins import default_manager
+from dcam_core.plugins.making import make
 from dcam_core.results.record import model_identity
 
 if TYPE_CHECKING:
+    from dcam_core.evaluation.studies import Study
     from dcam_core.plugins import PluginManager
 
 __all__ = ["evaluate"]
 
 
 def evaluate(
-    model: Adapter | str | Path,
+    model: Adapter | str | Path | ModelSource,
     dataset: str,
-    methods: Sequence[str | Path],
+    methods: Sequence[str | Path | Variant],
     out: str | Path,
     *,
+    studies: Sequence[Study] = (),
     dataset_parameters: Mapping[str, Any] | None = None,
     limit: int | None = None,
     prompt: str | None = None,
+    captions: bool = False,
+    every_grounded_word: bool = False,
     metrics: Sequence[str] | None = None,
+    reliance: bool = False,
     baselines: bool = True,
+    pictures: bool = True,
+    sampler: Mapping[str, Any] | None = None,
     seed: int = 0,
     loading: Mapping[str, Any] | None = None,
     manager: PluginManager | None = None,
@@ -55,17 +70,27 @@ def evaluate(
     call continues a run that was cut off, and gives the summary of a finished one without loading the model.
 
     Args:
-        model: a loaded model, or what `dcam_core.load_model` takes.
+        model: a loaded model, what `dcam_core.load_model` takes, or a `ModelSource`, which evaluations can share.
         dataset: name of a dataset.
-        methods: names of methods, or paths of YAML files; the others are compared with the first.
+        methods: names of methods, paths of YAML files, or variants of either; the others are compared with the first.
         out: the folder; new, empty, or of the same evaluation.
+        studies: what becomes of each method with other settings: `Ablation`, `Sweep`, `Layers`. Their variants are
+            rows of the tables, and every study is drawn (`*.svg`, `*.png`).
         dataset_parameters: for the dataset, such as `split` and `root`.
         limit: only the first samples; None: all.
         prompt: what is asked about every picture; None: what the dataset asks.
-        metrics: "NAME" or "NAME:KEY=VALUE" each, where "half-cell" as a value is half a token's side in pixels. None:
-            those that are meant for tables.
+        captions: whether the dataset's captions are explained, in place of what the model answers.
+        every_grounded_word: whether words that no mask is known of are evaluated too, if they depend on the picture;
+            metrics that compare with masks have no score for them.
+        metrics: "NAME" or "NAME:KEY=VALUE" each, where "half-cell" as a value is half a token's side in pixels;
+            "localisation" stands for those that are meant for tables, "faithfulness" for the `FAITHFULNESS` that the
+            model is asked for. None: "localisation".
+        reliance: whether the visual reliance of all words of the answers is measured, and how well it tells words
+            that are seen from words that are not.
         baselines: whether the methods that were registered as baselines, and the objects' masks on the token grid,
             are in the tables too.
+        pictures: whether small pictures of the maps are kept, for `table.html`; the numbers do not depend on it.
+        sampler: settings of the denoising run that differ from the model's own.
         seed: of the sampler and of the bootstrap.
         loading: further keywords for `dcam_core.load_model`.
         manager: the plugins; None: all that are installed.
@@ -82,18 +107,28 @@ def evaluate(
     manager = manager or default_manager()
     if limit is not None and limit < 1:
         raise ConfigurationError(f"limit is {limit}: give at least 1 sample")
-    columns = measures(manager.registries.metrics, metrics)
+    columns = chosen_columns(manager.registries.metrics, metrics)
     if not columns:
         raise ConfigurationError("there is no metric to measure by: name one with metrics")
-    chosen = _chosen_methods(methods, baselines, manager)
-    name = model.name if isinstance(model, Adapter) else str(model)
+    named = named_methods(methods, manager)
+    further = baseline_methods(named, manager) if baselines else []
+    # The variants as a model of one block would have them: a setting that is wrong is found before a model is loaded.
+    for variant in (*expand(named, studies, 1, manager).variants, *further):
+        variant.check(manager)
+    source = model if isinstance(model, ModelSource) else ModelSource(model, loading or {}, manager)
+    name = source.name
     request = {
         "model": name,
-        "loading": dict(loading or {}),
+        "loading": dict(source.loading),
         "dataset": {"name": dataset, **(dataset_parameters or {})},
         "limit": limit,
         "prompt": prompt,
-        "methods": chosen,
+        "captions": captions,
+        "every_grounded_word": every_grounded_word,
+        "reliance": reliance,
+        "sampler": dict(sampler or {}),
+        "methods": {each.label: each.method(manager).as_dict() for each in (*named, *further)},
+        "studies": [study.asked for study in studies],
         "baselines": baselines,
         "metrics": [each.label for each in columns],
         "seed": seed,
@@ -108,26 +143,50 @@ def evaluate(
     if not folder.finished:
         # What needs no model is made first: loading one may take minutes.
         samples = make(entry, dataset_parameters or {})
-        adapter = (
-            model if isinstance(model, Adapter) else load_model(model, manager=manager, **(loading or {}))
+        adapter = source.adapter
+        expanded = expand(named, studies, len(adapter.blocks), manager, adapter.folder)
+        evaluator = SampleEvaluator(
+            adapter,
+            {each.label: each.explainer(adapter, manager) for each in (*expanded.variants, *further)},
+            columns,
+            NameMatcher(samples.categories),
+            adapter.default_sampler.merged({**(sampler or {}), "seed": seed}),
+            prompt=prompt,
+            ceiling=baselines,
+            captions=captions,
+            every_grounded_word=every_grounded_word,
+            reliance=reliance,
+            keep_pictures=pictures,
         )
-        evaluator = _evaluator(adapter, samples, methods, chosen, columns, prompt, seed, baselines, manager)
         count = len(samples) if limit is None else min(limit, len(samples))
-        folder.settle(_facts(evaluator, samples, count))
+        folder.settle({**_facts(evaluator, samples, count), "studies": expanded.studied})
         _run(evaluator, samples, count, folder, progress)
-    summary = summarise(
-        folder.rows,
-        folder.samples,
-        len(folder.skipped),
-        model=name,
-        dataset=dataset,
-        methods=[*chosen, *([CEILING] if baselines else [])],
-        metrics={each.label: each.higher_is_better for each in columns},
-        seed=seed,
-    )
+    studied = (folder.facts or {})["studies"]
+    rows, done, skipped = folder.rows, folder.samples, len(folder.skipped)
+
+    def summarised(labels: Sequence[str]) -> Summary:
+        return summarise(
+            [row for row in rows if row["method"] in labels],
+            done,
+            skipped,
+            model=name,
+            dataset=dataset,
+            methods=labels,
+            metrics={each.label: each.higher_is_better for each in columns},
+            seed=seed,
+        )
+
+    summary = summarised([*rows_of_a_table(named, studied, further), *([CEILING] if baselines else [])])
     folder.write("summary.json", json.dumps(summary.as_dict(), indent=2, ensure_ascii=False))
-    folder.write("summary.md", markdown(summary))
+    page = [markdown(summary)]
+    if summary.words:
+        for stem, figure in study_figures(studies, studied, summarised):
+            for form in ("svg", "png"):
+                folder.write(f"{stem}.{form}", rendered(figure, form))
+            page.append(f"\n![{stem}]({stem}.svg)")
+    folder.write("summary.md", "\n".join(page))
     folder.write("summary.tex", latex(summary))
+    folder.write("table.html", render_page(summary, folder, request))
     return summary
 
 
@@ -143,75 +202,13 @@ def _run(
     for index in range(count):
         if index not in done:
             try:
-                sample = samples[index]
-                inputs = evaluator.prepare(sample)
-            except (PictureError, DatasetError, OSError) as error:
+                answered = evaluator.answer(samples[index])
+            except (PictureError, DatasetError, UsageError, OSError) as error:
                 folder.skip(index, " ".join(str(error).split()))
             else:
-                folder.add(index, evaluator.evaluate(sample, inputs))
+                folder.add(index, evaluator.evaluate(answered))
         if progress is not None:
             progress("evaluating", index + 1, count)
-
-
-def _chosen_methods(
-    methods: Sequence[str | Path], baselines: bool, manager: PluginManager
-) -> dict[str, dict[str, Any]]:
-    """Label -> settings of the methods, baselines last; what a checkpoint adds to them is not known yet."""
-    registry = manager.registries.methods
-    asked = [str(method) for method in methods]
-    if not asked:
-        raise ConfigurationError("no method is named: give at least one")
-    if baselines:
-        asked += [
-            entry.name
-            for entry in registry
-            if entry.metadata.get("baseline")
-            and entry.name not in {registry.entry(name).name for name in asked if name in registry}
-        ]
-    chosen: dict[str, dict[str, Any]] = {}
-    for text in asked:
-        is_file = text.endswith((".yaml", ".yml"))
-        path = Path(text) if is_file else Path(registry.get(text))
-        label = path.stem if is_file else registry.entry(text).name
-        if label in chosen or label == CEILING:
-            raise ConfigurationError(
-                f"two methods are called {label!r}: every row of the table needs a name of its own"
-            )
-        settings = resolve_method(label, path).as_dict()
-        if settings["sampler"]:
-            raise ConfigurationError(
-                f"method {label!r} sets the sampler ({', '.join(settings['sampler'])}): all methods explain the same "
-                "answer; take its sampler settings out"
-            )
-        chosen[label] = settings
-    return chosen
-
-
-def _evaluator(
-    adapter: Adapter,
-    samples: ExplanationDataset,
-    methods: Sequence[str | Path],
-    chosen: Mapping[str, Any],
-    columns: Sequence[Measure],
-    prompt: str | None,
-    seed: int,
-    baselines: bool,
-    manager: PluginManager,
-) -> SampleEvaluator:
-    """Everything that is the same for all samples."""
-    sources = [*methods, *list(chosen)[len(methods) :]]
-    return SampleEvaluator(
-        adapter,
-        {
-            label: Explainer(adapter, source, manager=manager)
-            for label, source in zip(chosen, sources, strict=True)
-        },
-        columns,
-        NameMatcher(samples.categories),
-        adapter.default_sampler.merged({"seed": seed}),
-        prompt,
-        baselines,
-    )
 
 
 def _facts(evaluator: SampleEvaluator, samples: ExplanationDataset, count: int) -> dict[str, Any]:
@@ -225,5 +222,6 @@ def _facts(evaluator: SampleEvaluator, samples: ExplanationDataset, count: int) 
         },
         "sampler": evaluator.settings.as_dict(),
         "matching": list(evaluator.matcher.rules) if isinstance(evaluator.matcher, NameMatcher) else None,
+        "samples_in_the_dataset": len(samples),
         "left_out_of_the_dataset": len(samples.left_out),
     }

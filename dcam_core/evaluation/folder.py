@@ -5,7 +5,9 @@ run.json        what was asked for, and what came of it: model, merged methods, 
 words.jsonl     one line per word and method
 samples.jsonl   one line per sample: answer, words that are not scored and why, seconds, where its words end
 skipped.jsonl   one line per sample that could not be read, with the reason
+pictures/       one file per sample with words: the picture, masks and maps, small
 summary.*       tables
+table.html      the table with the pictures behind every number
 ```
 
 The line in `samples.jsonl` is written last and makes a sample count. Words behind those of the last such sample
@@ -22,11 +24,13 @@ from pathlib import Path
 from typing import Any
 
 from dcam_core.errors import SavedExplanationError, UsageError
+from dcam_core.evaluation.pictures import SamplePictures
 from dcam_core.evaluation.sample import EvaluatedSample
 
 __all__ = ["RunFolder"]
 
 _RUN, _WORDS, _SAMPLES, _SKIPPED = "run.json", "words.jsonl", "samples.jsonl", "skipped.jsonl"
+_PICTURES = "pictures"
 _DIFFERENCES_SHOWN = 4
 
 
@@ -87,22 +91,25 @@ class RunFolder:
         self.facts = plain
         self._drop_what_was_cut_off()
 
-    def write(self, name: str, text: str) -> None:
+    def write(self, name: str, content: str | bytes) -> None:
         """Write a file of the folder, whole or not at all."""
         half = self.path / f"{name}.part"
-        half.write_text(text + "\n", encoding="utf-8")
+        half.write_bytes(content if isinstance(content, bytes) else f"{content}\n".encode())
         half.replace(self.path / name)
 
     # -- sample by sample ------------------------------------------------------------------------------------
 
     def add(self, index: int, sample: EvaluatedSample) -> None:
-        """Keep a sample: its words first, and then the line that makes them count."""
+        """Keep a sample: its pictures and words first, and then the line that makes them count."""
+        if sample.pictures is not None:
+            _write_whole(self._pictures_of(index), sample.pictures.to_bytes())
         _append(self.path / _WORDS, "".join(map(_line, sample.rows)))
         facts = {
             "index": index,
             "sample": sample.key,
             "answer": sample.answer,
             "unscored": [asdict(word) for word in sample.unscored],
+            "reliance": None if sample.reliance is None else [dict(word) for word in sample.reliance],
             "seconds": dict(sample.seconds),
             "words_end": (self.path / _WORDS).stat().st_size,
         }
@@ -128,6 +135,15 @@ class RunFolder:
         samples = self.samples
         return self._read(_WORDS, samples[-1]["words_end"] if samples else 0)
 
+    def pictures(self, index: int) -> SamplePictures | None:
+        """What is looked at behind a sample's scores; None if it was not kept.
+
+        Raises:
+            SavedExplanationError: its file is damaged.
+        """
+        path = self._pictures_of(index)
+        return SamplePictures.read(path) if path.is_file() else None
+
     @property
     def done(self) -> frozenset[int]:
         """Indices of the samples that need not be evaluated any more."""
@@ -137,6 +153,9 @@ class RunFolder:
     def finished(self) -> bool:
         """Whether every sample is done."""
         return self.facts is not None and len(self.done) == self.facts["samples"]
+
+    def _pictures_of(self, index: int) -> Path:
+        return self.path / _PICTURES / f"{index:06d}.npz"
 
     # -- reading ---------------------------------------------------------------------------------------------
 
@@ -213,6 +232,17 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
 
 def _line(data: Mapping[str, Any]) -> str:
     return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all, and wait until it is on the disk."""
+    path.parent.mkdir(exist_ok=True)
+    half = path.with_name(f"{path.name}.part")
+    with half.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    half.replace(path)
 
 
 def _append(path: Path, text: str) -> None:

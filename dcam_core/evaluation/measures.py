@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from dcam_core.evaluation.making import make, read_parameters
+from dcam_core.errors import ConfigurationError
+from dcam_core.evaluation.against import AGAINST
+from dcam_core.evaluation.making import read_parameters
+from dcam_core.evaluation.model_measures import FAITHFULNESS, MODEL_MEASURES, ModelMeasure, model_measure
 from dcam_core.metric import Metric
+from dcam_core.plugins.making import make
 from dcam_core.plugins.registry import Entry, Registry
 
-__all__ = ["HALF_CELL", "Measure", "measures"]
+__all__ = ["HALF_CELL", "AskingMeasure", "Measure", "columns", "measures"]
 
 HALF_CELL = "half-cell"
 """As the value of a parameter: half the shorter side of a token on the picture, in pixels, rounded."""
@@ -27,7 +32,8 @@ class Measure:
     Args:
         label: the same.
         entry: the registered metric.
-        parameters: keyword arguments for it; a value "half-cell" is replaced by its number of pixels.
+        parameters: keyword arguments for it; a value "half-cell" is replaced by its number of pixels. `against`,
+            one of `AGAINST`, is no parameter of the metric: it says which pixels the maps are compared with.
 
     Raises:
         ConfigurationError: the metric does not take these parameters.
@@ -36,21 +42,28 @@ class Measure:
     def __init__(self, label: str, entry: Entry[type[Metric]], parameters: Mapping[str, Any]) -> None:
         self.label = label
         self._entry, self._parameters = entry, dict(parameters)
+        against = str(self._parameters.pop("against", "word"))
+        if against not in AGAINST:
+            raise ConfigurationError(
+                f"metric {label!r}: against is {against!r}: it is one of {', '.join(AGAINST)}"
+            )
+        self._against = AGAINST[against]
         self._made: dict[int, Metric] = {}
         self.higher_is_better = self._metric(1).higher_is_better
 
-    def score(self, maps: Tensor, masks: Tensor, half_cell: int) -> Tensor:
+    def score(self, maps: Tensor, masks: Tensor, classes: Tensor, half_cell: int) -> Tensor:
         """Score maps.
 
         Args:
             maps: [B, H, W] in [0, 1], at the size of the picture.
-            masks: [B, H, W] bool.
+            masks: [B, H, W] bool, what the words name.
+            classes: [C, H, W] bool, all classes in the picture, see `class_masks`.
             half_cell: half a token's side, in pixels.
 
         Returns:
             [B] float64, NaN where there is no score.
         """
-        return self._metric(half_cell).checked_score(maps, masks)
+        return self._against(self._metric(half_cell), maps, masks, classes)
 
     def _metric(self, half_cell: int) -> Metric:
         """The metric for pictures whose tokens have this size."""
@@ -62,8 +75,26 @@ class Measure:
         return self._made[half_cell]
 
 
+@dataclass(frozen=True, eq=False)
+class AskingMeasure:
+    """A measure that asks the model, with its parameters; it needs no mask.
+
+    Attributes:
+        label: how it was asked for, as in `Measure`.
+        measure: what gives the scores.
+    """
+
+    label: str
+    measure: ModelMeasure
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger score is a better one."""
+        return self.measure.higher_is_better
+
+
 def measures(registry: Registry[type[Metric]], asked: Sequence[str] | None) -> list[Measure]:
-    """The metrics that are asked for.
+    """The metrics that are asked for, all of which compare maps with masks.
 
     Args:
         registry: all metrics.
@@ -73,14 +104,45 @@ def measures(registry: Registry[type[Metric]], asked: Sequence[str] | None) -> l
         UnknownNameError: there is no metric of a name.
         ConfigurationError: a parameter is wrong.
     """
-    if asked is None:
-        asked = [
-            f"{entry.name}:{text}" if text else entry.name
-            for entry in registry
-            for text in entry.metadata.get("columns", ())
-        ]
-    found = []
-    for label in dict.fromkeys(asked):
+    labels = _of_tables(registry) if asked is None else asked
+    return [Measure(label, registry.entry(name), parameters) for label, name, parameters in _read(labels)]
+
+
+def columns(registry: Registry[type[Metric]], asked: Sequence[str] | None) -> list[Measure | AskingMeasure]:
+    """The columns of an evaluation: metrics that compare maps with masks, and measures that ask the model.
+
+    Args:
+        registry: all metrics.
+        asked: as in `measures`, or one of `MODEL_MEASURES`; "localisation" stands for what None means, and
+            "faithfulness" for all of `FAITHFULNESS`.
+
+    Raises:
+        UnknownNameError: there is no metric of a name.
+        ConfigurationError: a parameter is wrong.
+    """
+    sets = {"localisation": _of_tables(registry), "faithfulness": FAITHFULNESS}
+    labels = [
+        label for each in (["localisation"] if asked is None else asked) for label in sets.get(each, (each,))
+    ]
+    return [
+        AskingMeasure(label, model_measure(name, parameters))
+        if name in MODEL_MEASURES
+        else Measure(label, registry.entry(name), parameters)
+        for label, name, parameters in _read(labels)
+    ]
+
+
+def _of_tables(registry: Registry[type[Metric]]) -> list[str]:
+    """The metrics that are meant for tables."""
+    return [
+        f"{entry.name}:{text}" if text else entry.name
+        for entry in registry
+        for text in entry.metadata.get("columns", ())
+    ]
+
+
+def _read(labels: Iterable[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(label, name, parameters) of every label, once."""
+    for label in dict.fromkeys(labels):
         name, *settings = label.split(":")
-        found.append(Measure(label, registry.entry(name), read_parameters(settings)))
-    return found
+        yield label, name, read_parameters(settings)

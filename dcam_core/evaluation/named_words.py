@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,10 +12,24 @@ from dcam_core.dataset import SampleObject
 from dcam_core.matching import Match, WordMatcher, target_mask
 from dcam_core.probing.targets import Answer, Target, phrase
 
-__all__ = ["NOT_ANNOTATED", "NOT_SHOWN", "PART_OF_A_NAME", "NamedWord", "UnscoredWord", "named_words"]
+if TYPE_CHECKING:
+    from dcam_core.results.reliance import VisualReliance
+
+__all__ = [
+    "NOT_ANNOTATED",
+    "NOT_GROUNDED",
+    "NOT_SHOWN",
+    "PART_OF_A_NAME",
+    "EvaluatedWord",
+    "NamedWord",
+    "UnscoredWord",
+    "named_words",
+    "with_grounded",
+]
 
 NOT_ANNOTATED = "names nothing that is annotated"
 NOT_SHOWN = "names what the picture is not known to show"
+NOT_GROUNDED = "does not depend on the picture"
 PART_OF_A_NAME = "part of a name that is scored at its last word"
 
 
@@ -31,6 +46,24 @@ class NamedWord:
     target: Target
     match: Match
     mask: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluatedWord:
+    """A word that methods are compared on.
+
+    Attributes:
+        target: the word, as it is explained.
+        named: what it names; None where that is not known, and its maps can be asked for faithfulness alone.
+    """
+
+    target: Target
+    named: NamedWord | None = None
+
+    @property
+    def mask(self) -> Tensor | None:
+        """[H, W] bool, the pixels of what it names."""
+        return None if self.named is None else self.named.mask
 
 
 @dataclass(frozen=True)
@@ -77,3 +110,33 @@ def named_words(
             why = NOT_ANNOTATED if match is None else NOT_SHOWN if mask is None else PART_OF_A_NAME
             unscored.append(UnscoredWord(word.text, word.positions, why))
     return named, unscored
+
+
+def with_grounded(
+    words: Sequence[EvaluatedWord],
+    unscored: Sequence[UnscoredWord],
+    answer: Answer,
+    reliance: VisualReliance,
+) -> tuple[list[EvaluatedWord], list[UnscoredWord]]:
+    """Let words count that no mask is known of, if they depend on the picture.
+
+    Args:
+        words: those that name something in the picture.
+        unscored: the others.
+        answer: the answer.
+        reliance: of all its words.
+
+    Returns:
+        The words that are evaluated, in reading order, and those that are still not.
+    """
+    grounded = {item.positions for item in reliance.grounded}
+    found = {word.target.positions: word for word in words}
+    for word in answer.words:
+        if word.positions in grounded and word.positions not in found:
+            found[word.positions] = EvaluatedWord(phrase(answer, [word]))
+    left = [
+        UnscoredWord(word.word, word.positions, NOT_GROUNDED)
+        for word in unscored
+        if word.positions not in found
+    ]
+    return sorted(found.values(), key=lambda word: word.target.positions), left

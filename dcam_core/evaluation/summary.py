@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dcam_core.evaluation.bootstrap import LEVEL, RESAMPLES, bootstrap_intervals
+from dcam_core.evaluation.reliance import Separation, separation
 
 __all__ = ["Estimate", "Summary", "summarise"]
 
@@ -51,7 +52,9 @@ class Summary:
         words: number of words that name something in the picture.
         unscored: reason -> number of words that are not scored.
         skipped: number of samples that could not be read.
-        seconds: method -> seconds per picture with scored words; "answer" is what denoising took.
+        seconds: method -> seconds per picture with scored words; "answer" is what reading and denoising took.
+        reliance: how well visual reliance tells words that are seen from words that are not; None where it was not
+            measured.
         resamples: how often the pictures were drawn.
         level: of the intervals.
         seed: of the draws.
@@ -68,6 +71,7 @@ class Summary:
     unscored: Mapping[str, int]
     skipped: int
     seconds: Mapping[str, float]
+    reliance: Separation | None = None
     resamples: int = RESAMPLES
     level: float = LEVEL
     seed: int = 0
@@ -123,6 +127,7 @@ def summarise(
         unscored=dict(Counter(word["why"] for line in samples for word in line["unscored"]).most_common()),
         skipped=skipped,
         seconds=_seconds(samples),
+        reliance=separation(samples, seed),
         seed=seed,
     )
 

@@ -87,11 +87,18 @@ def _remarks(summary: Summary) -> Iterator[str]:
     )
     for why, count in summary.unscored.items():
         yield f"not scored: {count} words ({why})"
+    apart = summary.reliance
+    if apart is not None and apart.auc is not None:
+        yield (
+            f"visual reliance tells {apart.seen} words that name what is seen from {apart.unseen} that name nothing "
+            f"seen with an area under the ROC curve of {apart.auc:.3f} [{apart.low:.3f}, {apart.high:.3f}]; "
+            f"{apart.seen_grounded:.1%} and {apart.unseen_grounded:.1%} of them count as grounded"
+        )
     # The masks decide what has no score, so usually all methods have the same number.
     for metric in summary.metrics:
         missing = max(estimates[metric].unscored for estimates in summary.methods.values())
         if missing:
-            yield f"{metric}: {missing} words without a score (mask empty or as large as the picture)"
+            yield f"{metric}: {missing} words without a score in one method at least"
     if summary.skipped:
         yield f"skipped: {summary.skipped} samples that could not be read (skipped.jsonl)"
     yield "seconds per picture: " + ", ".join(

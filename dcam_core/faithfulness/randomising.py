@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -47,12 +47,13 @@ class Randomised:
 def modules_from_the_top(adapter: Adapter) -> tuple[str, ...]:
     """Paths of what is randomised: the head, where the adapter names it, and the blocks from the last to the first.
 
+    A head that is no module of the model's tree, but a part of what another module computes, is left as it is.
     Where the head shares its weights with the embedding of the words, randomising the one randomises the other.
     """
     paths = {id(module): path for path, module in adapter.model.named_modules()}
     head = adapter.parity_modules.get("logits")
-    top = [] if head is None else [head if isinstance(head, str) else paths[id(head)]]
-    return tuple(top + [paths[id(block)] for block in reversed(adapter.blocks)])
+    top = head if isinstance(head, str) else paths.get(id(head))
+    return tuple(([] if top is None else [top]) + [paths[id(block)] for block in reversed(adapter.blocks)])
 
 
 @contextmanager
@@ -68,30 +69,14 @@ def randomised_parameters(model: nn.Module, modules: Sequence[str], seed: int = 
         seed: the same seed, the same order, whatever else is randomised; no global random state is touched.
 
     Raises:
-        ConfigurationError: a module has no floating parameter, e.g. because it is quantised.
+        ConfigurationError: a module has no floating parameter, e.g. because it is quantised, or its parameters are
+            not in memory.
     """
-    kept: dict[nn.Parameter, Tensor] = {}
-    try:
-        with torch.no_grad():
-            for path in modules:
-                parameters = [p for p in model.get_submodule(path).parameters() if p.is_floating_point()]
-                if not parameters:
-                    raise ConfigurationError(
-                        f"{path!r} has no floating parameters to randomise: load the model unquantised, or leave "
-                        "it out"
-                    )
-                generator = torch.Generator().manual_seed(seed)
-                for parameter in parameters:
-                    if parameter in kept:
-                        continue
-                    kept[parameter] = parameter.detach().clone()
-                    order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
-                    parameter.copy_(kept[parameter].flatten()[order].view_as(parameter))
+    shuffled: dict[nn.Parameter, Tensor] = {}
+    for path in modules:
+        shuffled |= _shuffled(model, path, seed, shuffled)
+    with _in_place(shuffled):
         yield
-    finally:
-        with torch.no_grad():
-            for parameter, values in kept.items():
-                parameter.copy_(values)
 
 
 def parameter_randomisation(
@@ -105,7 +90,8 @@ def parameter_randomisation(
     """Explain the same words with more and more of the model randomised, from the top.
 
     Args:
-        adapter: the model; its parameters are as they were after every item, bit for bit.
+        adapter: the model; its parameters are as they were after every item, bit for bit. A second copy of those that
+            are randomised is held in memory.
         explain: gives the maps [T, h, w], of any scale, of the words with the model as it then is. The words must
             stay the same: explain a recorded run (`Explainer.explain_run`), do not write a new answer. Look at raw
             and refined maps each: what refiners do is no part of the model.
@@ -117,14 +103,18 @@ def parameter_randomisation(
         One item per module.
 
     Raises:
-        ConfigurationError: a module has no parameter to randomise.
+        ConfigurationError: as `randomised_parameters`.
 
     Source: Adebayo et al., "Sanity Checks for Saliency Maps", NeurIPS 2018.
     """
     paths = modules_from_the_top(adapter) if modules is None else tuple(modules)
     original = explain()
-    for number, path in enumerate(paths):
-        with randomised_parameters(adapter.model, paths[: number + 1] if cascading else [path], seed):
+    shuffled: dict[nn.Parameter, Tensor] = {}
+    for path in paths:
+        if not cascading:
+            shuffled = {}
+        shuffled |= _shuffled(adapter.model, path, seed, shuffled)
+        with _in_place(shuffled):
             maps = explain()
         # Raw maps may be of any scale, and the index counts in shares of the range.
         alike = structural_similarity(*(joint_min_max([each])[0] for each in (original, maps)))
@@ -161,3 +151,44 @@ def other_labels(targets: Sequence[Target], seed: int = 0) -> tuple[Target, ...]
         tokens = tuple(texts[token] for token in ids)
         changed.append(replace(target, word="".join(tokens).strip(), token_ids=ids, tokens=tokens))
     return tuple(changed)
+
+
+def _shuffled(
+    model: nn.Module, path: str, seed: int, known: Mapping[nn.Parameter, Tensor]
+) -> dict[nn.Parameter, Tensor]:
+    """The values of a module's parameters in random order; without those that are known already."""
+    parameters = [p for p in model.get_submodule(path).parameters() if p.is_floating_point()]
+    if not parameters:
+        raise ConfigurationError(
+            f"{path!r} has no floating parameters to randomise: load the model unquantised, or leave it out"
+        )
+    if any(parameter.is_meta for parameter in parameters):
+        raise ConfigurationError(
+            f"{path!r} has its parameters on disk, where they cannot be randomised: load the model with it in "
+            "memory (device_map), or leave it out"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = {}
+    # What is made in inference mode could not be differentiated through.
+    with torch.inference_mode(False), torch.no_grad():
+        for parameter in parameters:
+            if parameter not in known:
+                order = torch.randperm(parameter.numel(), generator=generator).to(parameter.device)
+                shuffled[parameter] = parameter.detach().flatten()[order].view_as(parameter)
+    return shuffled
+
+
+@contextmanager
+def _in_place(values: Mapping[nn.Parameter, Tensor]) -> Iterator[None]:
+    """Run the body with other values in parameters; after it, each holds its own tensor again.
+
+    Tensors are exchanged and none is written to, so that coming back costs nothing and cannot lose a bit.
+    """
+    own = {parameter: parameter.data for parameter in values}
+    try:
+        for parameter, value in values.items():
+            parameter.data = value
+        yield
+    finally:
+        for parameter, data in own.items():
+            parameter.data = data

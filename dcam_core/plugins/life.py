@@ -41,6 +41,7 @@ LIFE: tuple[Phase, ...] = (
             "dcam_register_methods",
             "dcam_register_metrics",
             "dcam_register_datasets",
+            "dcam_register_papers",
             "dcam_register_models",
         ),
         caller="dcam_core.plugins.manager:PluginManager.load",

@@ -239,6 +239,7 @@ class Registries:
         self.datasets: Registry[type[ExplanationDataset]] = Registry(
             "dataset", plugins, subclass_of("dcam_core.dataset:ExplanationDataset")
         )
+        self.papers: Registry[Path] = Registry("paper", plugins, file)
         self.models: Registry[Path] = Registry("model", plugins, folder)
 
     def items(self) -> Iterator[tuple[str, Registry[Any]]]:

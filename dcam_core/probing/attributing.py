@@ -70,7 +70,7 @@ def attribute(
         return
     for batch in replays.probed():
         found = []
-        with torch.no_grad():
+        with torch.set_grad_enabled(replays.with_graph):
             for layer, probed in zip(replays.layers, batch, strict=True):
                 shape = list(probed.activations.shape)
                 given = (probed.activations, probed.gradients)

@@ -125,6 +125,7 @@ def probe_layers(
     *,
     states_per_forward: int = 8,
     targets_per_backward: int = 1,
+    with_graph: bool = False,
 ) -> Iterator[tuple[Probed, ...]]:
     """Replay every state that the readings need, once, and differentiate every reading at some layers.
 
@@ -137,6 +138,7 @@ def probe_layers(
         settings: as in `probe`.
         states_per_forward: as in `probe`.
         targets_per_backward: as in `probe`.
+        with_graph: activations and gradients can be differentiated again, with respect to the trainable parameters.
 
     Yields:
         A batch of states at a time, one result per layer, in their order; all have the same readings, scores and
@@ -148,7 +150,15 @@ def probe_layers(
     """
     for members in states_of(readings, states_per_forward):
         yield _probe_states(
-            adapter, inputs, layers, readings, members, image_positions, settings, targets_per_backward
+            adapter,
+            inputs,
+            layers,
+            readings,
+            members,
+            image_positions,
+            settings,
+            targets_per_backward,
+            with_graph=with_graph,
         )
 
 
@@ -220,6 +230,8 @@ def _probe_states(
     image_positions: Tensor,
     settings: SamplerSettings,
     targets_per_backward: int,
+    *,
+    with_graph: bool,
 ) -> tuple[Probed, ...]:
     """One forward pass over the states in `members`, and the backward passes of all their readings."""
     device = inputs.embeddings.device
@@ -243,7 +255,12 @@ def _probe_states(
             scores += own
             log_probabilities += spoken
             totals.append(torch.stack(own).sum())
-        gradients = _differentiate(torch.stack(totals), outputs, targets_per_backward, layers)
+        gradients = _differentiate(
+            torch.stack(totals), outputs, targets_per_backward, layers, with_graph=with_graph
+        )
+
+        if not with_graph:
+            outputs = [output.detach() for output in outputs]
 
     image_positions = image_positions.to(device)
     where = [(turn, row % rows) for turn, pairs in enumerate(rounds) for row, _ in pairs]
@@ -252,7 +269,7 @@ def _probe_states(
         Probed(
             readings=tuple(order),
             # A block that lies on another device leaves its output there.
-            activations=output.detach().to(device)[rows_of[:, None], image_positions],
+            activations=output.to(device)[rows_of[:, None], image_positions],
             gradients=gradient.to(device)[turns[:, None], rows_of[:, None], image_positions],
             scores=torch.stack(scores).detach().float(),
             log_probabilities=torch.stack(log_probabilities).float(),
@@ -282,23 +299,20 @@ def _read(reading: Reading) -> tuple[int, ...]:
 
 
 def _differentiate(
-    totals: Tensor, outputs: Sequence[Tensor], chunk: int, layers: Sequence[str]
+    totals: Tensor, outputs: Sequence[Tensor], chunk: int, layers: Sequence[str], *, with_graph: bool
 ) -> list[Tensor]:
     """[K, S, n, C] gradients of K scalars with respect to every layer's output, `chunk` scalars at a time."""
     parts: list[Sequence[Tensor | None]] = []
     for start in range(0, len(totals) if totals.requires_grad else 0, chunk):
         part = totals[start : start + chunk]
-        keep = start + chunk < len(totals)
+        keep = with_graph or start + chunk < len(totals)
+        further: dict[str, Any] = {"retain_graph": keep, "create_graph": with_graph, "allow_unused": True}
         if len(part) == 1:
-            found = torch.autograd.grad(part[0], outputs, retain_graph=keep, allow_unused=True)
+            found = torch.autograd.grad(part[0], outputs, **further)
             parts.append([None if gradient is None else gradient[None] for gradient in found])
         else:
             basis = torch.eye(len(part), dtype=part.dtype, device=part.device)
-            parts.append(
-                torch.autograd.grad(
-                    part, outputs, basis, retain_graph=keep, is_grads_batched=True, allow_unused=True
-                )
-            )
+            parts.append(torch.autograd.grad(part, outputs, basis, is_grads_batched=True, **further))
     return [_reached([part[index] for part in parts], layer) for index, layer in enumerate(layers)]
 
 

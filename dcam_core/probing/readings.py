@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dcam_core.probing.mask_steps import ProbeState
     from dcam_core.probing.targets import Target
 
-__all__ = ["TargetReading", "plan_readings"]
+__all__ = ["TargetReading", "ask_objective", "plan_readings", "target_readings"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,21 +63,50 @@ def plan_readings(
     readings = []
     for index, target in enumerate(targets):
         chosen = _ask_states(hooks, method, adapter, target, trajectory)
-        scored = _ask_objective(hooks, method, adapter, target, trajectory)
-        states = probe_states(chosen, target, trajectory)
-        objective = gradient_target(scored, target, trajectory)
-        read = sum(len(state.positions) for state in states)
-        tokens = dict(zip(target.positions, target.token_ids, strict=True))
-        for state in states:
-            ids = tuple(tokens[position] for position in state.positions)
-            conditioning = state.conditioning
-            if conditioning is None and state.step is not None:
-                conditioning = trajectory.conditioning_of(state.step)
-            reading = Reading(state.ids, tuple(state.positions), ids, objective, conditioning)
-            remark = _remark(method, adapter, trajectory, state.step)
-            _expect_computed(trajectory, target, state)
-            weight = len(state.positions) / read
-            readings.append(TargetReading(index, weight, state.step, reading, chosen, scored, remark))
+        scored = ask_objective(hooks, method, adapter, target, trajectory)
+        readings += target_readings(index, target, chosen, scored, method, adapter, trajectory)
+    return readings
+
+
+def target_readings(
+    index: int,
+    target: Target,
+    states_from: Decision,
+    score_from: Decision,
+    method: Method,
+    adapter: Adapter,
+    trajectory: Trajectory,
+) -> list[TargetReading]:
+    """One reading for every state in which a target is read.
+
+    Args:
+        index: the `target` of the readings.
+        target: a word of the answer.
+        states_from: the states, and who chose them.
+        score_from: the scalar, and who chose it.
+        method: says what is done with a step that cannot be probed.
+        adapter: the model.
+        trajectory: the recorded run.
+
+    Raises:
+        StructuralValidityError: a step was chosen that cannot be probed.
+        PluginError: an answer does not fit the run.
+    """
+    states = probe_states(states_from, target, trajectory)
+    objective = gradient_target(score_from, target, trajectory)
+    read = sum(len(state.positions) for state in states)
+    tokens = dict(zip(target.positions, target.token_ids, strict=True))
+    readings = []
+    for state in states:
+        ids = tuple(tokens[position] for position in state.positions)
+        conditioning = state.conditioning
+        if conditioning is None and state.step is not None:
+            conditioning = trajectory.conditioning_of(state.step)
+        reading = Reading(state.ids, tuple(state.positions), ids, objective, conditioning)
+        remark = _remark(method, adapter, trajectory, state.step)
+        _expect_computed(trajectory, target, state)
+        weight = len(state.positions) / read
+        readings.append(TargetReading(index, weight, state.step, reading, states_from, score_from, remark))
     return readings
 
 
@@ -126,10 +155,14 @@ def _remark(method: Method, adapter: Adapter, trajectory: Trajectory, step: int 
     return ""
 
 
-def _ask_objective(
+def ask_objective(
     hooks: EngineHooks, method: Method, adapter: Adapter, target: Target, trajectory: Trajectory
 ) -> Decision:
-    """Who knows the scalar to differentiate for one target."""
+    """Who knows the scalar to differentiate for one target.
+
+    Raises:
+        ConfigurationError: no plugin knows the method's gradient target.
+    """
     parameters: Mapping[str, Any] = {k: v for k, v in method.gradient_target.items() if k != "name"}
     name = str(method.gradient_target["name"])
     decision = hooks.decide(

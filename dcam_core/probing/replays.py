@@ -41,6 +41,7 @@ class Replays:
         pictures: the pictures of the prompt, RGB; empty where the caller has none.
         states_per_forward: how many states share a forward pass.
         targets_per_backward: how many readings of a state share a backward pass.
+        with_graph: what is probed can be differentiated again; see `dcam_core.probing.differentiable`.
     """
 
     adapter: Adapter
@@ -52,6 +53,7 @@ class Replays:
     pictures: Sequence[Image] = ()
     states_per_forward: int = field(default=8, kw_only=True)
     targets_per_backward: int = field(default=1, kw_only=True)
+    with_graph: bool = field(default=False, kw_only=True)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -104,6 +106,7 @@ class Replays:
             self.trajectory.settings,
             states_per_forward=self.states_per_forward,
             targets_per_backward=self.targets_per_backward,
+            with_graph=self.with_graph,
         )
 
     def input_gradients(self) -> Iterator[tuple[int, Tensor]]:
@@ -127,13 +130,13 @@ class Replays:
         """What the model would say at the image tokens: the logit lens on its last hidden states.
 
         The final norm's output, in the forward pass that holds the picture, is handed to the head. Where the adapter
-        names no final norm, it is the last block's.
+        names no final norm, it is the last block's. Either may lie on another device than the prompt.
 
         Args:
             ids: [K] int64, the tokens to ask for.
 
         Returns:
-            [R, N, K] float32, without a graph.
+            [R, N, K] float32 on the prompt's device, without a graph.
 
         Raises:
             ConfigurationError: the adapter does not name the module that makes logits.
@@ -147,15 +150,17 @@ class Replays:
         head, norm = modules["logits"], modules.get("final_norm", self.adapter.blocks[-1])
         head = self.adapter.model.get_submodule(head) if isinstance(head, str) else head
         norm = self.adapter.model.get_submodule(norm) if isinstance(norm, str) else norm
+
+        def lens(rows: Tensor) -> Tensor:
+            logits = _first(head(rows[None]))[0]
+            return logits[:, ids.to(logits.device)].to(self.device).float()
+
         found = [torch.empty(0)] * len(self.readings)
         with torch.no_grad():
             for members in states_of(self.readings, self.states_per_forward):
                 hidden = self._image_rows(norm, members)
                 # A vocabulary is large: one state and a few tokens at a time.
-                logits = [
-                    torch.cat([_first(head(rows[None]))[0].float()[:, ids] for rows in state.split(256)])
-                    for state in hidden
-                ]
+                logits = [torch.cat([lens(rows) for rows in state.split(256)]) for state in hidden]
                 for row, group in enumerate(members):
                     for index in group:
                         found[index] = logits[row % len(logits)]
@@ -199,7 +204,8 @@ class Replays:
             rows = _first(output)
             # Guidance reads the prompt a second time, without the picture.
             if not outputs and rows.ndim == 3 and rows.shape[1] >= stop:
-                outputs.append(rows[:, self.positions])
+                # A block that lies on another device may leave its output there.
+                outputs.append(rows.to(self.device)[:, self.positions])
 
         with ExitStack() as stack:
             stack.callback(module.register_forward_hook(keep).remove)

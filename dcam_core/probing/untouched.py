@@ -12,7 +12,7 @@ __all__ = ["untouched"]
 
 
 @contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
+def untouched(model: nn.Module, *, freeze: bool = True) -> Iterator[None]:
     """Run the body with the model in evaluation mode and its parameters frozen; restore everything after.
 
     Restored, also after an exception, an interrupt or out-of-memory: the `training` flag of every
@@ -25,9 +25,10 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
     Args:
         model: the model; it may be in any mix of modes.
+        freeze: False leaves `requires_grad` as it is, for who differentiates with respect to parameters.
     """
     training = {module: module.training for module in model.modules()}
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trainable = [parameter for parameter in model.parameters() if freeze and parameter.requires_grad]
     cpu_state = torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if _uses_cuda() else None
     try:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dcam_core.errors import DcamError
 from dcam_core.results.lookup import find_target, target_label
+from dcam_core.results.over_time import OverTime
 from dcam_core.results.picture_maps import PictureMaps, choose_picture, peak_cell, stretch_map
 from dcam_core.results.reliance import VisualReliance, WordReliance
 from dcam_core.results.words import ExplainedTarget, Word
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ExplainedTarget",
     "Explanation",
+    "OverTime",
     "PictureMaps",
     "VisualReliance",
     "Word",
@@ -58,6 +60,8 @@ class Explanation:
         steps: the answer's text after each denoising step, or empty if not recorded.
         reliance: how much every word depends on the picture; None if it was not measured. There are no targets
             where no word was asked for and none depends on the picture.
+        over_time: the targets over the denoising, their maps and probabilities at the steps; None if that was not
+            asked for.
 
     Raises:
         DcamError: if the parts do not fit each other, a map is not finite or leaves [0, 1], or a setting
@@ -75,6 +79,7 @@ class Explanation:
     versions: dict[str, Any]
     steps: tuple[str, ...] = field(default=())
     reliance: VisualReliance | None = None
+    over_time: OverTime | None = None
 
     def __post_init__(self) -> None:
         if not self.pictures:
@@ -86,6 +91,8 @@ class Explanation:
             for number, part in enumerate(self.pictures)
         )
         object.__setattr__(self, "pictures", checked)
+        if self.over_time is not None:
+            object.__setattr__(self, "over_time", self.over_time.checked(self.targets, len(checked)))
         for word in self.words:
             if self.answer[word.start : word.stop] != word.text:
                 found = self.answer[word.start : word.stop]
@@ -231,6 +238,23 @@ class Explanation:
         from dcam_core.results.report.overlay import rasterise
 
         return rasterise(self.figure(target, occurrence=occurrence, picture=picture))
+
+    def to_gif(self, target: str | int, path: str | Path, *, occurrence: int | None = None) -> Path:
+        """Write a target's way through the denoising as an animated GIF, and give the file's path.
+
+        Args:
+            target: word or index, as in `index`.
+            path: the file.
+            occurrence: which of several, as in `index`.
+
+        Raises:
+            TargetError: as `index` does.
+            UsageError: the explanation has nothing over time.
+            SavedExplanationError: if the file cannot be written.
+        """
+        from dcam_core.results.report.animation import write_animation
+
+        return write_animation(self, self.index(target, occurrence=occurrence), Path(path))
 
     def to_html(self, path: str | Path) -> Path:
         """Write the report, one self-contained page, and give its path.

@@ -102,10 +102,17 @@ def model_identity(adapter: Adapter) -> dict[str, Any]:
     }
 
 
-def step_texts(adapter: Adapter, trajectory: Trajectory) -> tuple[str, ...]:
-    """The answer region as text after every step, undecided tokens as `BLANK`.
+def step_texts(
+    adapter: Adapter, trajectory: Trajectory, states: Sequence[int] | None = None
+) -> tuple[str, ...]:
+    """The answer region as text, undecided tokens as `BLANK`.
 
     A token that was taken back again later counts as undecided until it comes to stay.
+
+    Args:
+        adapter: the model.
+        trajectory: the recorded run.
+        states: which states, by the number of the step that read them; None: those after every step.
     """
 
     @functools.cache  # most tokens stand there for many steps
@@ -116,7 +123,7 @@ def step_texts(adapter: Adapter, trajectory: Trajectory) -> tuple[str, ...]:
         return BLANK if undecided else written(token)
 
     texts = []
-    for step in range(1, trajectory.steps + 1):
+    for step in range(1, trajectory.steps + 1) if states is None else states:
         ids = trajectory.states[step, : trajectory.answer_length].tolist()
         texts.append(" ".join(map(text, ids, trajectory.undecided(step).tolist())))
     return tuple(texts)

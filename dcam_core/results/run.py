@@ -11,7 +11,7 @@ from torch import Tensor
 from dcam_core.results.picture_maps import choose_picture
 from dcam_core.results.words import ExplainedTarget
 
-__all__ = ["ExplainedRun", "RunMaps"]
+__all__ = ["ExplainedRun", "ProbedRun", "RunMaps"]
 
 
 class RunMaps(NamedTuple):
@@ -24,6 +24,21 @@ class RunMaps(NamedTuple):
 
     raw: Tensor
     maps: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class ProbedRun:
+    """What the model and a method's attribution gave for words of one recorded run, before refinement.
+
+    Attributes:
+        targets: T records, one per map.
+        raw: one [T, H, W] float32 per picture of the prompt, on the model's device, not normalised.
+        decided_by: setting -> who decided it, where that was neither the method nor dcam itself.
+    """
+
+    targets: tuple[ExplainedTarget, ...]
+    raw: tuple[Tensor, ...]
+    decided_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,18 +18,27 @@ overlay-00-WORD-picture-0.png  per target and picture
 ```
 
 Where it was measured how much the words depend on the picture, the facts have `reliance` besides (and each target its
-own): an addition that readers of either version may leave out.
+own). Where the words were explained over the denoising, they have `over_time`, each target an `animation`, and there
+are
+
+```
+over-time.safetensors    `raw` and `maps`, [steps, targets, rows, columns] float32
+over-time-00-WORD.gif    per target: its map, the answer as it was written, and the word's probability, step by step
+```
+
+Both are additions that readers of either version may leave out.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -38,19 +47,28 @@ from typing import Any, NamedTuple, TypeVar
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, tensor
 
 from dcam_core.errors import DcamError, SavedExplanationError
 from dcam_core.results.explanation import Explanation
+from dcam_core.results.over_time import MovingMaps, OverTime
 from dcam_core.results.picture_maps import PictureMaps, peak_cell
 from dcam_core.results.reliance import VisualReliance, WordReliance
 from dcam_core.results.report.html import write_report
 from dcam_core.results.words import ExplainedTarget, Word
 
-__all__ = ["ONE_PICTURE", "SEVERAL_PICTURES", "overlay_name", "read_explanation", "save_explanation"]
+__all__ = [
+    "ONE_PICTURE",
+    "SEVERAL_PICTURES",
+    "animation_name",
+    "overlay_name",
+    "read_explanation",
+    "save_explanation",
+]
 
 ONE_PICTURE, SEVERAL_PICTURES = 1, 2  # schema versions; the first is what every version of dcam can read
 _FACTS, _MAPS, _REPORT = "explanation.json", "maps.safetensors", "report.html"
+_MOVING = "over-time.safetensors"
 _Record = TypeVar("_Record", Word, ExplainedTarget, WordReliance)
 
 
@@ -76,16 +94,17 @@ def save_explanation(explanation: Explanation, folder: Path) -> Path:
         facts = json.dumps(_facts(explanation), ensure_ascii=False, indent=2, allow_nan=False)
         (unfinished / _FACTS).write_text(facts + "\n", encoding="utf-8")
         named = list(zip(_names(len(explanation.pictures)), explanation.pictures, strict=True))
-        tensors = {name.raw: part.raw for name, part in named} | {
-            name.maps: part.maps for name, part in named
-        }
-        (unfinished / _MAPS).write_bytes(save(tensors))
+        (unfinished / _MAPS).write_bytes(_tensors(explanation.pictures))
         for name, part in named:
             part.picture.save(unfinished / name.picture)
         for index in range(len(explanation.targets)):
             for number in range(len(explanation.pictures)):
                 overlay = explanation.overlay(index, picture=number)
                 overlay.save(unfinished / _overlay(explanation, index, number))
+        if explanation.over_time is not None:
+            (unfinished / _MOVING).write_bytes(_tensors(explanation.over_time.pictures))
+            for index, record in enumerate(explanation.targets):
+                explanation.to_gif(index, unfinished / animation_name(index, record.word))
         write_report(explanation, unfinished / _REPORT)
     return target
 
@@ -119,6 +138,7 @@ def read_explanation(folder: Path) -> Explanation:
             versions=facts["versions"],
             steps=tuple(facts["steps"]),
             reliance=_read_reliance(facts["reliance"]) if "reliance" in facts else None,
+            over_time=_read_over_time(facts["over_time"], folder, names) if "over_time" in facts else None,
         )
     except KeyError as error:
         raise SavedExplanationError(
@@ -139,16 +159,32 @@ def overlay_name(index: int, word: str, picture: int | None = None) -> str:
     Returns:
         "overlay-00-circle.png", or "overlay-00-circle-picture-1.png".
     """
-    ascii_word = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode()
-    slug = re.sub(r"[^a-z0-9]+", "-", ascii_word.lower()).strip("-")[:40].rstrip("-")
     which = "" if picture is None else f"-picture-{picture}"
-    return f"overlay-{index:02d}-{slug or 'word'}{which}.png"
+    return f"overlay-{index:02d}-{_slug(word)}{which}.png"
+
+
+def animation_name(index: int, word: str) -> str:
+    """Give a target's animation a file name of plain ASCII: "over-time-00-circle.gif"."""
+    return f"over-time-{index:02d}-{_slug(word)}.gif"
+
+
+def _slug(word: str) -> str:
+    """A word as part of a file name."""
+    ascii_word = unicodedata.normalize("NFKD", word).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", ascii_word.lower()).strip("-")[:40].rstrip("-") or "word"
 
 
 def _names(count: int) -> tuple[_Names, ...]:
     """The names of the parts of all pictures: numbered where there are several."""
     suffixes = [("", "")] if count == 1 else [(f"-{number}", f".{number}") for number in range(count)]
     return tuple(_Names(f"picture{file}.png", f"raw{key}", f"maps{key}") for file, key in suffixes)
+
+
+def _tensors(parts: Sequence[PictureMaps | MovingMaps]) -> bytes:
+    """Raw and refined maps over all pictures, as the bytes of a safetensors file."""
+    names = _names(len(parts))
+    raw = {name.raw: part.raw for name, part in zip(names, parts, strict=True)}
+    return save(raw | {name.maps: part.maps for name, part in zip(names, parts, strict=True)})
 
 
 def _overlay(explanation: Explanation, index: int, number: int) -> str:
@@ -178,8 +214,12 @@ def _facts(explanation: Explanation) -> dict[str, Any]:
         "seed": explanation.seed,
         **({"pictures": pictures} if several else pictures[0]),
         **_reliance_facts(explanation.reliance),
+        **_over_time_facts(explanation.over_time),
         "targets": [
-            asdict(target) | _map_facts(explanation, index) | _target_reliance(explanation, target)
+            asdict(target)
+            | _map_facts(explanation, index)
+            | _target_reliance(explanation, target)
+            | _animation(explanation, index)
             for index, target in enumerate(explanation.targets)
         ],
     }
@@ -212,6 +252,44 @@ def _read_reliance(facts: Mapping[str, Any]) -> VisualReliance:
         tuple(facts["baselines"]),
         facts["threshold"],
         tuple(_restored(WordReliance, record) for record in facts["words"]),
+    )
+
+
+def _over_time_facts(over_time: OverTime | None) -> dict[str, Any]:
+    """What is said about the words over the denoising; nothing if that was not asked for."""
+    if over_time is None:
+        return {}
+    probabilities = [
+        [None if math.isnan(value) else value for value in row] for row in over_time.probabilities.tolist()
+    ]
+    return {
+        "over_time": {
+            "steps": list(over_time.steps),
+            "taken": over_time.taken,
+            "texts": list(over_time.texts),
+            "probabilities": probabilities,
+            "commit_steps": list(over_time.commit_steps),
+        }
+    }
+
+
+def _animation(explanation: Explanation, index: int) -> dict[str, Any]:
+    """The file that shows one target over the denoising, where there is one."""
+    word = explanation.targets[index].word
+    return {} if explanation.over_time is None else {"animation": animation_name(index, word)}
+
+
+def _read_over_time(facts: Mapping[str, Any], folder: Path, names: Sequence[_Names]) -> OverTime:
+    _require(folder, _MOVING)
+    tensors = load_file(folder / _MOVING)
+    rows = [[math.nan if value is None else value for value in row] for row in facts["probabilities"]]
+    return OverTime(
+        steps=tuple(facts["steps"]),
+        taken=facts["taken"],
+        texts=tuple(facts["texts"]),
+        probabilities=tensor(rows),
+        commit_steps=tuple(facts["commit_steps"]),
+        pictures=tuple(MovingMaps(tensors[name.raw], tensors[name.maps]) for name in names),
     )
 
 

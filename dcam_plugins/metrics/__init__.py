@@ -1,20 +1,24 @@
 """Metrics: how well a map agrees with an object's mask."""
 
+from dcam_plugins.metrics._scores import harmonic_mean
 from dcam_plugins.metrics.binarised import F1, Precision, Recall, precision_recall
 from dcam_plugins.metrics.contrast import (
     ContrastRatio,
     ContrastScore,
     contrast_ratio,
+    contrast_score,
     mean_inside_and_outside,
 )
 from dcam_plugins.metrics.energy_pointing_game import EnergyLift, EnergyPointingGame
-from dcam_plugins.metrics.f3 import F3OfMeans, MeanF3, harmonic_mean
+from dcam_plugins.metrics.f3 import F3OfMeans, MeanF3, f3_score
 from dcam_plugins.metrics.intersection_over_union import IntersectionOverUnion
 from dcam_plugins.metrics.localisation import (
+    Overlap,
     energy_inside,
     found_pixels,
     intersection_over_union,
     otsu_threshold,
+    overlap,
     pointing,
 )
 from dcam_plugins.metrics.pointing_game import PointingGame
@@ -36,6 +40,7 @@ __all__ = [
     "MeanF3",
     "MeanIoU",
     "Noun",
+    "Overlap",
     "PointingGame",
     "Precision",
     "Recall",
@@ -45,13 +50,16 @@ __all__ = [
     "average_precision",
     "best_class",
     "contrast_ratio",
+    "contrast_score",
     "energy_inside",
+    "f3_score",
     "found_pixels",
     "harmonic_mean",
     "intersection_over_union",
     "mean_inside_and_outside",
     "mean_iou",
     "otsu_threshold",
+    "overlap",
     "pointing",
     "precision_recall",
     "released_scores",

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-__all__ = ["where_something_can_be_missed"]
+__all__ = ["harmonic_mean", "where_something_can_be_missed"]
+
+
+def harmonic_mean(parts: Tensor) -> Tensor:
+    """Harmonic mean over the last dimension; 0 where any part is 0.
+
+    Args:
+        parts: [..., K] float64, >= 0.
+
+    Returns:
+        [...] float64.
+    """
+    inverse = (1 / parts.where(parts > 0, 1)).sum(-1)
+    return (parts.shape[-1] / inverse).where((parts > 0).all(-1), 0)
 
 
 def where_something_can_be_missed(scores: Tensor, masks: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dcam_core.metric import Metric
-from dcam_plugins.metrics._scores import where_something_can_be_missed
-from dcam_plugins.metrics.localisation import found_pixels
+from dcam_plugins.metrics._scores import harmonic_mean, where_something_can_be_missed
+from dcam_plugins.metrics.localisation import found_pixels, overlap
 
 __all__ = ["F1", "Precision", "Recall", "precision_recall"]
 
@@ -19,12 +20,10 @@ def precision_recall(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         masks: [B, H, W] bool, the object.
 
     Returns:
-        |found and object| / |found| and |found and object| / |object|, each [B] float64 in [0, 1]; 0 where nothing
-        is found, or where there is no object.
+        Each [B] float64 in [0, 1]; 0 where nothing is found, or where there is no object.
     """
-    found = found_pixels(maps)
-    both = (found & masks).flatten(1).sum(1).double()
-    return both / found.flatten(1).sum(1).clamp(min=1), both / masks.flatten(1).sum(1).clamp(min=1)
+    found = overlap(found_pixels(maps), masks)
+    return found.precision, found.recall
 
 
 class Precision(Metric):
@@ -54,6 +53,5 @@ class F1(Metric):
 
     def score(self, maps: Tensor, masks: Tensor) -> Tensor:
         """Score; shapes and values as in `Metric.score`."""
-        precision, recall = precision_recall(maps, masks)
-        total = precision + recall
-        return where_something_can_be_missed(2 * precision * recall / total.where(total > 0, 1), masks)
+        parts = torch.stack(precision_recall(maps, masks), dim=-1)
+        return where_something_can_be_missed(harmonic_mean(parts), masks)

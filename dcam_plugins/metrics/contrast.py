@@ -10,10 +10,20 @@ from dcam_core.errors import ConfigurationError
 from dcam_core.metric import Metric
 from dcam_plugins.metrics._scores import where_something_can_be_missed
 
-__all__ = ["ContrastRatio", "ContrastScore", "contrast_ratio", "mean_inside_and_outside"]
+__all__ = [
+    "PERFECT_RATIO",
+    "ContrastRatio",
+    "ContrastScore",
+    "contrast_ratio",
+    "contrast_score",
+    "mean_inside_and_outside",
+]
 
 GREY_LEVEL = 1 / 255
 """A background darker than one of the 256 grey levels is black to the metrics that count in them, as Otsu's does."""
+
+PERFECT_RATIO = 20.0
+"""The contrast ratio that the published contrast score and F3 take for perfect."""
 
 
 def mean_inside_and_outside(maps: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,6 +56,19 @@ def contrast_ratio(maps: Tensor, masks: Tensor, floor: float = GREY_LEVEL) -> Te
     """
     inside, outside = mean_inside_and_outside(maps, masks)
     return inside / outside.clamp(min=floor)
+
+
+def contrast_score(ratio: Tensor, perfect: float = PERFECT_RATIO) -> Tensor:
+    """A contrast ratio as a share of one that counts as perfect.
+
+    Args:
+        ratio: [...] floating, >= 0.
+        perfect: the ratio from which on the score is 1.
+
+    Returns:
+        [...] in [0, 1], of the same dtype.
+    """
+    return (ratio / perfect).clamp(max=1)
 
 
 class ContrastRatio(Metric):
@@ -88,7 +111,7 @@ class ContrastScore(Metric):
     Source: contrast score of the released evaluation of Diffusion-CAM.
     """
 
-    def __init__(self, *, perfect: float = 20.0, **options: Any) -> None:
+    def __init__(self, *, perfect: float = PERFECT_RATIO, **options: Any) -> None:
         super().__init__(**options)
         if not 0 < perfect <= 1 / GREY_LEVEL:
             raise ConfigurationError(f"contrast-score: perfect is {perfect}: give a number in (0, 255]")
@@ -96,5 +119,4 @@ class ContrastScore(Metric):
 
     def score(self, maps: Tensor, masks: Tensor) -> Tensor:
         """Score; shapes and values as in `Metric.score`."""
-        ratio = contrast_ratio(maps, masks)
-        return where_something_can_be_missed((ratio / self.perfect).clamp(max=1), masks)
+        return where_something_can_be_missed(contrast_score(contrast_ratio(maps, masks), self.perfect), masks)

@@ -9,27 +9,11 @@ import torchmetrics
 from torch import Tensor
 
 from dcam_core.metric import Metric, check_maps_and_masks
-from dcam_plugins.metrics._scores import where_something_can_be_missed
-from dcam_plugins.metrics.contrast import contrast_ratio
+from dcam_plugins.metrics._scores import harmonic_mean, where_something_can_be_missed
+from dcam_plugins.metrics.contrast import contrast_ratio, contrast_score
 from dcam_plugins.metrics.localisation import energy_inside, intersection_over_union
 
-__all__ = ["F3OfMeans", "MeanF3", "PERFECT_RATIO", "f3_parts", "harmonic_mean"]
-
-PERFECT_RATIO = 20.0
-"""The contrast ratio that the published F3 takes for perfect."""
-
-
-def harmonic_mean(parts: Tensor) -> Tensor:
-    """Harmonic mean over the last dimension; 0 where any part is 0.
-
-    Args:
-        parts: [..., K] float64, >= 0.
-
-    Returns:
-        [...] float64.
-    """
-    inverse = (1 / parts.where(parts > 0, 1)).sum(-1)
-    return (parts.shape[-1] / inverse).where((parts > 0).all(-1), 0)
+__all__ = ["F3OfMeans", "MeanF3", "f3_parts", "f3_score"]
 
 
 def f3_parts(maps: Tensor, masks: Tensor) -> Tensor:
@@ -48,6 +32,19 @@ def f3_parts(maps: Tensor, masks: Tensor) -> Tensor:
     )
 
 
+def f3_score(parts: Tensor) -> Tensor:
+    """F3: the harmonic mean of IoU, contrast score and concentration.
+
+    Args:
+        parts: [..., 3] float64, as `f3_parts` gives them, or means of such: IoU, contrast ratio, concentration.
+
+    Returns:
+        [...] float64 in [0, 1]; a ratio above `PERFECT_RATIO` counts as that.
+    """
+    iou, ratio, concentration = parts.unbind(-1)
+    return harmonic_mean(torch.stack([iou, contrast_score(ratio), concentration], dim=-1))
+
+
 class MeanF3(Metric):
     """Harmonic mean of Obj-IoU, contrast score and concentration of every map, 0 to 1, averaged over the maps.
 
@@ -59,11 +56,7 @@ class MeanF3(Metric):
 
     def score(self, maps: Tensor, masks: Tensor) -> Tensor:
         """Score; shapes and values as in `Metric.score`."""
-        iou, ratio, concentration = f3_parts(maps, masks).unbind(-1)
-        scores = harmonic_mean(
-            torch.stack([iou, (ratio / PERFECT_RATIO).clamp(max=1), concentration], dim=-1)
-        )
-        return where_something_can_be_missed(scores, masks)
+        return where_something_can_be_missed(f3_score(f3_parts(maps, masks)), masks)
 
 
 class F3OfMeans(torchmetrics.Metric):
@@ -113,7 +106,4 @@ class F3OfMeans(torchmetrics.Metric):
 
     def compute(self) -> Tensor:
         """[] float64 in [0, 1]; NaN if no map counted."""
-        iou, ratio, concentration = (self.totals / self.defined).unbind()
-        if int(self.defined) == 0:
-            return iou
-        return harmonic_mean(torch.stack([iou, (ratio / PERFECT_RATIO).clamp(max=1), concentration]))
+        return f3_score(self.totals / self.defined).where(self.defined > 0, float("nan"))

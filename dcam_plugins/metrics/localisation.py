@@ -2,56 +2,50 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["energy_inside", "found_pixels", "intersection_over_union", "otsu_threshold", "pointing"]
+from dcam_plugins._otsu import found_pixels, otsu_threshold
 
-_LEVELS = 256
-_SMALLEST_CLASS = 1.19e-7  # float32 epsilon, the weight under which OpenCV's Otsu skips a class
+__all__ = [
+    "Overlap",
+    "energy_inside",
+    "found_pixels",
+    "intersection_over_union",
+    "otsu_threshold",
+    "overlap",
+    "pointing",
+]
+
+class Overlap(NamedTuple):
+    """How well found pixels agree with an object.
+
+    Attributes:
+        iou: [B] float64 in [0, 1], |found and object| / |found or object|.
+        precision: [B] float64 in [0, 1], |found and object| / |found|; 0 where nothing is found.
+        recall: [B] float64 in [0, 1], |found and object| / |object|; 0 where there is no object.
+    """
+
+    iou: Tensor
+    precision: Tensor
+    recall: Tensor
 
 
-def otsu_threshold(maps: Tensor) -> Tensor:
-    """Otsu's threshold on 256 grey levels, as the published metrics compute it (method spec, section 9).
+def overlap(found: Tensor, masks: Tensor) -> Overlap:
+    """Count the pixels that are found, those of the object, and those that are both.
 
     Args:
-        maps: [B, H, W] in [0, 1], any floating dtype.
-
-    Returns:
-        [B] int64, the grey level t; foreground is `trunc(255 * map) > t`. Where several levels separate
-        equally well, the first; where none does (a constant map), 0.
+        found: [B, H, W] bool.
+        masks: [B, H, W] bool, the object.
     """
-    grey = (255 * maps.double()).to(torch.int64).flatten(1)
-    counts = torch.zeros(len(maps), _LEVELS, dtype=torch.float64, device=maps.device)
-    counts.scatter_add_(1, grey, torch.ones_like(grey, dtype=torch.float64))
-    share = counts / grey.shape[1]
-    levels = torch.arange(_LEVELS, dtype=torch.float64, device=maps.device)
-    below = share.cumsum(1)
-    above = 1 - below
-    mass_below = (share * levels).cumsum(1)
-    mass = mass_below[:, -1:]
-    usable = (torch.minimum(below, above) >= _SMALLEST_CLASS) & (
-        torch.maximum(below, above) <= 1 - _SMALLEST_CLASS
+    # Whole numbers, divided in float64: torch divides integers in float32.
+    size, area, both = (pixels.flatten(1).sum(1).double() for pixels in (found, masks, found & masks))
+    return Overlap(
+        both / (size + area - both).clamp(min=1), both / size.clamp(min=1), both / area.clamp(min=1)
     )
-    mean_below = mass_below / below.where(usable, 1)
-    mean_above = (mass - mass_below) / above.where(usable, 1)
-    between = torch.where(usable, below * above * (mean_below - mean_above).square(), 0)
-    # Levels that are empty repeat the value of the last filled one up to rounding: the first one counts.
-    best = between.amax(1, keepdim=True)
-    return (between >= best * (1 - 1e-12)).to(torch.int64).argmax(1) * (best[:, 0] > 0)
-
-
-def found_pixels(maps: Tensor) -> Tensor:
-    """The map binarised at Otsu's threshold.
-
-    Args:
-        maps: [B, H, W] in [0, 1], any floating dtype.
-
-    Returns:
-        [B, H, W] bool. All of a constant map that is not zero is found, and nothing of a zero map.
-    """
-    return (255 * maps.double()).to(torch.int64) > otsu_threshold(maps)[:, None, None]
 
 
 def intersection_over_union(maps: Tensor, masks: Tensor) -> Tensor:
@@ -64,10 +58,7 @@ def intersection_over_union(maps: Tensor, masks: Tensor) -> Tensor:
     Returns:
         [B] float64 in [0, 1].
     """
-    found = found_pixels(maps)
-    both = (found & masks).flatten(1).sum(1)
-    either = (found | masks).flatten(1).sum(1)
-    return both.double() / either.clamp(min=1)
+    return overlap(found_pixels(maps), masks).iou
 
 
 def pointing(maps: Tensor, masks: Tensor, tolerance: int = 0) -> Tensor:

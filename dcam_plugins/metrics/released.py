@@ -14,8 +14,10 @@ from torch import Tensor
 
 from dcam_core.errors import UsageError
 from dcam_core.metric import check_maps_and_masks
-from dcam_plugins.metrics.f3 import PERFECT_RATIO, harmonic_mean
-from dcam_plugins.metrics.localisation import found_pixels, otsu_threshold
+from dcam_plugins.metrics._scores import harmonic_mean
+from dcam_plugins.metrics.contrast import contrast_score
+from dcam_plugins.metrics.f3 import f3_score
+from dcam_plugins.metrics.localisation import found_pixels, otsu_threshold, overlap
 
 __all__ = ["BestClass", "ReleasedScores", "best_class", "released_scores"]
 
@@ -49,22 +51,14 @@ def best_class(maps: Tensor, labels: Tensor) -> BestClass:
         The best class of each map; zeros where the picture has no class.
     """
     found = found_pixels(maps)
-    size = found.flatten(1).sum(1).double()
     zero = torch.zeros(len(maps), dtype=torch.float64, device=maps.device)
     best = BestClass(zero.long(), zero, zero, zero)
     for label in torch.unique(labels).tolist():  # in ascending order: the first of equals stays
         if label == 0:
             continue
         mask = labels == label
-        area = mask.flatten(1).sum(1)
-        both = (found & mask).flatten(1).sum(1).double()
-        candidate = BestClass(
-            torch.full_like(best.label, label),
-            both / (size + area - both).clamp(min=1),
-            both / size.clamp(min=1),
-            both / area.clamp(min=1),
-        )
-        better = (candidate.iou > best.iou) | ((best.label == 0) & (area > 0))
+        candidate = BestClass(torch.full_like(best.label, label), *overlap(found, mask))
+        better = (candidate.iou > best.iou) | ((best.label == 0) & mask.flatten(1).any(1))
         best = BestClass(*(torch.where(better, new, old) for new, old in zip(candidate, best, strict=True)))
     return best
 
@@ -88,20 +82,18 @@ def released_scores(maps: Tensor, labels: Tensor) -> dict[str, Tensor]:
     beside = values.where(~inside, 0).sum(1) / background.clamp(min=1)
     # Without an object the release puts 1 for the mean on objects.
     ratio = torch.where(objects > 0, on_objects / objects.clamp(min=1), 1) / (beside + _EPSILON)
-    contrast_score = (ratio / PERFECT_RATIO).clamp(max=1)
     concentration = on_objects / (values.sum(1) + _EPSILON)
     below = (values < otsu_threshold(maps)[:, None] / 255).double().mean(1)
-    total = best.precision + best.recall
     return {
         "obj_iou": best.iou,
         "precision": best.precision,
         "recall": best.recall,
-        "detection_f1": 2 * best.precision * best.recall / total.where(total > 0, 1),
+        "detection_f1": harmonic_mean(torch.stack([best.precision, best.recall], dim=-1)),
         "func_iou": below.where(objects > 0, 0),
         "contrast_ratio": ratio,
-        "contrast_score": contrast_score,
+        "contrast_score": contrast_score(ratio),
         "concentration": concentration,
-        "f3": harmonic_mean(torch.stack([best.iou, contrast_score, concentration], dim=-1)),
+        "f3": f3_score(torch.stack([best.iou, ratio, concentration], dim=-1)),
     }
 
 
@@ -160,10 +152,6 @@ class ReleasedScores(torchmetrics.Metric):
     def compute(self) -> dict[str, Tensor]:
         """Name -> mean, [] float64, NaN without pictures; "f3" is called "mean_F3" here, beside "F3_of_means"."""
         means = dict(zip(self.NAMES, (self.totals / self.pictures).unbind(), strict=True))
-        parts = [
-            means["obj_iou"],
-            (means["contrast_ratio"] / PERFECT_RATIO).clamp(max=1),
-            means["concentration"],
-        ]
-        of_means = harmonic_mean(torch.stack(parts)).where(self.pictures > 0, float("nan"))
+        parts = [means[name] for name in ("obj_iou", "contrast_ratio", "concentration")]
+        of_means = f3_score(torch.stack(parts)).where(self.pictures > 0, float("nan"))
         return {**means, "mean_F3": means.pop("f3"), "F3_of_means": of_means}

@@ -11,6 +11,7 @@ from torch import Tensor
 from dcam_core.errors import ConfigurationError
 from dcam_core.metric import Metric
 from dcam_plugins.metrics._scores import where_something_can_be_missed
+from dcam_plugins.metrics.localisation import overlap
 
 __all__ = ["AveragePrecision", "MeanIoU", "average_precision", "mean_iou"]
 
@@ -32,9 +33,7 @@ def mean_iou(maps: Tensor, masks: Tensor, thresholds: Sequence[float] = THRESHOL
     scores = torch.zeros(len(maps), dtype=torch.float64, device=maps.device)
     values = maps.double()
     for threshold in thresholds:  # one after the other: all at once would hold a copy of the maps for each
-        found = values > threshold
-        both = (found & masks).flatten(1).sum(1)
-        scores += both / (found | masks).flatten(1).sum(1).clamp(min=1)
+        scores += overlap(values > threshold, masks).iou
     return scores / len(thresholds)
 
 

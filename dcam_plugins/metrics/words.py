@@ -12,9 +12,8 @@ import torchmetrics
 from torch import Tensor
 
 from dcam_core.errors import UsageError
-from dcam_plugins.metrics.binarised import precision_recall
-from dcam_plugins.metrics.f3 import harmonic_mean
-from dcam_plugins.metrics.localisation import intersection_over_union, otsu_threshold
+from dcam_plugins.metrics._scores import harmonic_mean
+from dcam_plugins.metrics.localisation import found_pixels, otsu_threshold, overlap
 
 __all__ = ["FunctionWord", "Noun", "WordScores", "WordScoresOfPicture", "word_scores"]
 
@@ -189,11 +188,8 @@ def _stretched(grey: Tensor, size: tuple[int, int]) -> Tensor:
 
 def _best_token(maps: Tensor, mask: Tensor) -> Tensor:
     """[3] float64: IoU, precision and recall of the map with the best IoU."""
-    masks = mask.expand_as(maps)
-    iou = intersection_over_union(maps, masks)
-    best = iou.argmax()
-    precision, recall = precision_recall(maps, masks)
-    return torch.stack([iou[best], precision[best], recall[best]])
+    scores = torch.stack(overlap(found_pixels(maps), mask.expand_as(maps)), dim=-1)
+    return scores[scores[:, 0].argmax()]
 
 
 def _picture_size(words: Sequence[Noun | FunctionWord]) -> tuple[int, int] | None:

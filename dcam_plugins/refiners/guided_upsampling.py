@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from kornia.filters import guided_blur
 from torch import Tensor
@@ -11,8 +12,9 @@ from torch import Tensor
 from dcam_core.errors import ConfigurationError
 from dcam_core.refiner import Refiner, RefinerContext
 from dcam_plugins._numerics import at_least_float32
+from dcam_plugins._otsu import found_pixels
 
-__all__ = ["GuidedUpsampling", "guided_upsampling"]
+__all__ = ["GuidedUpsampling", "guided_upsampling", "outlined"]
 
 
 def guided_upsampling(maps: Tensor, picture: Tensor, cells: float, pixels: int, epsilon: float) -> Tensor:
@@ -53,6 +55,32 @@ def guided_upsampling(maps: Tensor, picture: Tensor, cells: float, pixels: int, 
     return fitted[:, 0].clamp(0, 1).to(maps.dtype)
 
 
+def outlined(fine: Tensor, maps: Tensor, rest: float) -> Tensor:
+    """Keep a fine map where it stands out, and the coarse map it came from everywhere else.
+
+    A guided map smears what lies outside an object over the windows that reach there, and loses the order of it. But
+    the rest of the evidence is evidence too: a word is also said because of what stands beside its object, and
+    deleting and inserting by a map without it is no better than by the object's mask. So pixels above Otsu's
+    threshold of the fine map take the upper part of the range, and all others the coarse map in the lower, cell by cell.
+
+    Args:
+        fine: [B, H', W'] in [0, 1], any floating dtype.
+        maps: [B, H, W] in [0, 1], same dtype, the coarse maps.
+        rest: share of the range for the coarse map, 0 to 0.5; the upper part begins at twice that. The range is the
+            coarse map's own, from 0 to its peak: a faint map stays faint, and a fine map, whose peak the windows
+            have worn down, never lies below its own rest.
+
+    Returns:
+        [B, H', W'] in [0, 1], same dtype.
+    """
+    if not len(fine):
+        return fine
+    height, peak = maps.amax((1, 2), keepdim=True), fine.amax((1, 2), keepdim=True)
+    shape = torch.where(peak > 0, fine / peak.where(peak > 0, 1), 0)
+    coarse = F.interpolate(maps[:, None], fine.shape[-2:], mode="nearest-exact")[:, 0]
+    return torch.where(found_pixels(shape), height * (2 * rest + (1 - 2 * rest) * shape), rest * coarse)
+
+
 class GuidedUpsampling(Refiner):
     """`guided_upsampling` with the picture of the context.
 
@@ -63,18 +91,27 @@ class GuidedUpsampling(Refiner):
         cells: side of the window in cells of the token grid, > 0.
         pixels: most pixels per cell of the grid of the refined map, >= 1.
         epsilon: variance of colours below which a window counts as even, > 0.
+        rest: None: the guided map is all. A share of the range, 0 to 0.5: outside the outline stands the map as it
+            was, within this share; see `outlined`.
     """
 
     finer: ClassVar[bool] = True
 
-    def __init__(self, *, cells: float = 2.0, pixels: int = 16, epsilon: float = 1e-3) -> None:
+    def __init__(
+        self, *, cells: float = 2.0, pixels: int = 16, epsilon: float = 1e-3, rest: float | None = None
+    ) -> None:
         super().__init__()
+        if rest is not None and not 0 <= rest <= 0.5:
+            raise ConfigurationError(
+                f"guided-upsampling with rest={rest}: give the share of the range that is left to what lies outside "
+                "the outline, 0 to 0.5, or null for the guided map alone"
+            )
         if cells <= 0 or pixels < 1 or epsilon <= 0:
             raise ConfigurationError(
                 f"guided-upsampling with cells={cells}, pixels={pixels}, epsilon={epsilon}: give cells and epsilon "
                 "above 0, and at least 1 pixel"
             )
-        self.cells, self.pixels, self.epsilon = cells, pixels, epsilon
+        self.cells, self.pixels, self.epsilon, self.rest = cells, pixels, epsilon, rest
 
     def forward(self, maps: Tensor, context: RefinerContext) -> Tensor:
         """Refine; shapes and values as in `Refiner.forward`, on a finer grid."""
@@ -83,4 +120,5 @@ class GuidedUpsampling(Refiner):
                 "guided-upsampling needs the picture, and it was not given: pass pictures= to explain_run, or leave "
                 "the refiner out (refiners.guided-upsampling=null)"
             )
-        return guided_upsampling(maps, context.picture, self.cells, self.pixels, self.epsilon)
+        fine = guided_upsampling(maps, context.picture, self.cells, self.pixels, self.epsilon)
+        return fine if self.rest is None else outlined(fine, maps, self.rest)

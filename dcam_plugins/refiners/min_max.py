@@ -36,6 +36,8 @@ def min_max(maps: Tensor, raw: Tensor) -> Tensor:
 class MinMax(Refiner):
     """`min_max` with the raw maps of the context."""
 
+    range_only = True
+
     def forward(self, maps: Tensor, context: RefinerContext) -> Tensor:
         """Refine; shapes and values as in `Refiner.forward`."""
         return min_max(maps, context.raw)

@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import ClassVar
 
-import numpy as np
-
 from dcam_plugins.scenes.rendering import choose
 from dcam_plugins.scenes.rules import SceneRules
-from dcam_plugins.scenes.scenes import SPLIT_SEEDS, Scene, Scenes
+from dcam_plugins.scenes.scenes import Scene, Scenes
 
 __all__ = ["AbsentScenes", "ClutteredScenes", "OccludedScenes", "SmallScenes", "TwinScenes"]
 
@@ -95,6 +93,5 @@ class AbsentScenes(Scenes):
         there = {each.shape for each in scene.objects}
         others = [shape for shape in self.shapes if shape not in there]
         # The scene has drawn as many numbers as it needed; what is asked for is drawn apart from them.
-        random = np.random.default_rng([SPLIT_SEEDS[self.split], index, 5, 1])
-        asked = others[choose(random, len(others))]
+        asked = others[choose(self._random(index, 1), len(others))]
         return replace(scene, prompt=f"is there a {asked} ?", absent=(asked,))

@@ -200,8 +200,7 @@ class Scenes(ExplanationDataset):
             raise IndexError(
                 f"Scene {index} asked for, but split '{self.split}' has scenes 0 to {self.length - 1}."
             )
-        more = [] if self.rules.seed is None else [self.rules.seed]
-        random = np.random.default_rng([SPLIT_SEEDS[self.split], index, *more])
+        random = self._random(index)
         drawn = None
         while drawn is None:
             drawn = _draw(self.size, self.rules, random)
@@ -214,3 +213,8 @@ class Scenes(ExplanationDataset):
             objects=objects,
             caption=describe([each.name for each in objects]),
         )
+
+    def _random(self, index: int, *apart: int) -> np.random.Generator:
+        """The random numbers of a scene; with further numbers, others that have nothing to do with them."""
+        kind = () if self.rules.seed is None else (self.rules.seed,)
+        return np.random.default_rng([SPLIT_SEEDS[self.split], index, *kind, *apart])

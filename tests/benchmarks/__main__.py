@@ -21,6 +21,7 @@ from benchmarks import (
     bench_explaining,
     bench_loading,
     bench_map_quality,
+    bench_modules,
     bench_refinement,
     bench_reliance,
 )
@@ -31,6 +32,7 @@ BENCHMARKS = {
     "loading": bench_loading,
     "accuracy": bench_accuracy,
     "map-quality": bench_map_quality,
+    "modules": bench_modules,
     "reliance": bench_reliance,
 }
 

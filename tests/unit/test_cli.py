@@ -254,6 +254,18 @@ def test_wrong_wishes_about_the_answer_are_one_line(toy, dcam, more, message):
     assert_one_line_error(err, message)
 
 
+def test_explain_animates_words_over_the_denoising(toy, dcam):
+    picture = toy / "checkpoint/demo.png"
+    code, _, err = dcam(*explain(picture, "-t", "@1", "--animate", "--frames", 3, "--out", "moving"))
+    assert code == 0, err
+    (animation,) = Path("moving").glob("over-time-00-*.gif")
+    with Image.open(animation) as opened:
+        assert opened.n_frames in (3, 4), "first, middle, finished, and the step that decided it"
+    code, _, err = dcam(*explain(picture, "--animate", "--answer", "a red circle", "--out", "given"))
+    assert code == 2
+    assert_one_line_error(err, "--answer gives the answer, so no denoising step wrote it")
+
+
 def test_model_may_be_a_folder(toy, dcam):
     arguments = ["explain", toy / "checkpoint/demo.png", "--prompt", "moon", "--method", "grad-cam"]
     code, out, err = dcam(*arguments, "--model", toy / "checkpoint")

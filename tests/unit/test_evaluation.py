@@ -59,6 +59,10 @@ def dcam(capsys, monkeypatch, tmp_path):
     return run
 
 
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -276,7 +280,7 @@ def test_what_is_wrong_is_one_line(dcam, tmp_path, change, message):
 
 def test_another_configuration_is_refused_with_what_differs(toy, tmp_path):
     toy(limit=2)
-    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    before = contents(tmp_path / "out")
     with pytest.raises(UsageError, match=r"limit was 2, is 3.*another folder"):
         toy(limit=3)
     with pytest.raises(UsageError, match=r"methods\.hires-cam is missing now; methods\.layer-cam is new"):
@@ -285,7 +289,7 @@ def test_another_configuration_is_refused_with_what_differs(toy, tmp_path):
         toy(limit=2, seed=1, metrics=["obj-iou"])
     with pytest.raises(ConfigurationError, match="limit is 0"):
         toy("other", limit=0)
-    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    assert contents(tmp_path / "out") == before
 
 
 def test_another_model_is_noticed_when_a_run_is_continued(toy, tmp_path):
@@ -306,7 +310,7 @@ def test_a_finished_run_is_shown_without_the_model(dcam, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("the model was loaded")
 
-    monkeypatch.setattr("dcam_core.evaluation.evaluating.load_model", refuse)
+    monkeypatch.setattr("dcam_core.evaluation.model_source.load_model", refuse)
     assert dcam(*arguments)[:2] == (0, first)
     shutil.rmtree(tmp_path / "out")
     assert dcam(*arguments)[0] == 1  # the patch is where a model is loaded

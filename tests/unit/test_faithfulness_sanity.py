@@ -119,6 +119,34 @@ def test_maps_change_with_the_parameters_and_the_model_comes_back(adapter, run):
     assert all(torch.equal(value, before[name]) for name, value in weights_of(adapter.model).items())
 
 
+def test_a_cascade_shuffles_every_tensor_once_and_the_model_is_whole_between_its_items(adapter, monkeypatch):
+    before, shuffles = weights_of(adapter.model), []
+    monkeypatch.setattr(
+        torch, "randperm", lambda *a, _own=torch.randperm, **k: shuffles.append(a) or _own(*a, **k)
+    )
+    paths, seen = ["blocks.2", "blocks.1", "blocks.0"], []
+
+    def explain():
+        seen.append(weights_of(adapter.model))
+        return random_maps(1, (3, 4), seed=0)
+
+    for number, _ in enumerate(parameter_randomisation(adapter, explain, modules=paths, seed=3), start=1):
+        assert all(torch.equal(value, before[name]) for name, value in weights_of(adapter.model).items())
+        count = len(shuffles)
+        with randomised_parameters(adapter.model, paths[:number], seed=3):
+            expected = weights_of(adapter.model)
+        del shuffles[count:]
+        assert all(torch.equal(value, expected[name]) for name, value in seen[-1].items())
+    assert len(shuffles) == sum(len(list(adapter.model.get_submodule(path).parameters())) for path in paths)
+
+
+def test_parameters_that_lie_on_disk_are_refused(adapter):
+    adapter.model.blocks[1].to("meta")
+    refused = pytest.raises(ConfigurationError, match=r"'blocks.1' has its parameters on disk")
+    with refused, randomised_parameters(adapter.model, ["blocks.2", "blocks.1"]):
+        pass
+
+
 def test_an_explanation_that_does_not_look_at_the_model_is_found_out(adapter):
     """An edge detector would do: whatever the parameters are, its maps stay."""
     maps = random_maps(2, (3, 4), seed=0)

@@ -160,6 +160,15 @@ def test_datasets_are_given_by_name(loaded):
     assert sample.key == "pond"
 
 
+def test_papers_are_given_by_name(loaded, tmp_path):
+    (tmp_path / "pond.yaml").write_text("title: Seen in ponds")
+
+    def dcam_register_papers(register):
+        register("pond", tmp_path / "pond.yaml")
+
+    assert loaded(dcam_register_papers).registries.papers.get("Pond") == tmp_path / "pond.yaml"
+
+
 def test_an_import_string_is_imported_when_somebody_asks(loaded, tmp_path, monkeypatch):
     (tmp_path / "dcam_pond_refiners.py").write_text(
         "from dcam_core import Refiner\n"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from dcam_core.errors import ConfigurationError
-from dcam_core.method import resolve_method
+from dcam_core.errors import ConfigurationError, UnknownNameError
+from dcam_core.explainer import Explainer
+from dcam_core.method import find_method, resolve_method
+from dcam_core.plugins.registry import Registry
+from dcam_core.testing.toy import toy_adapter
 
 PRESET = """
 description: a preset
@@ -86,3 +89,21 @@ def test_a_wrong_file_says_where(tmp_path, text, message):
 def test_a_setting_is_key_and_value(preset, setting):
     with pytest.raises(ConfigurationError, match="is not key=value"):
         resolve_method("mine", preset, overrides=[setting])
+
+
+def test_a_method_is_found_by_any_spelling_of_its_name_or_by_its_file(preset):
+    registry = Registry("method")
+    registry.add("my-method", preset, plugin="mine")
+    assert {find_method(name, registry) for name in ("my-method", "My_Method")} == {("my-method", preset)}
+    assert find_method(preset, registry) == find_method(str(preset), registry) == ("mine", preset)
+    with pytest.raises(UnknownNameError, match="'mine'"):
+        find_method("mine", registry)
+
+
+def test_a_checkpoints_own_settings_count_however_the_method_is_spelt(tmp_path):
+    adapter = toy_adapter()
+    adapter.folder = tmp_path
+    (tmp_path / "explain.yaml").write_text("grad-cam: {probe_layer: 1, mask_step: infill}\n")
+    method, other = (Explainer(adapter, name).method for name in ("grad-cam", "Grad_CAM"))
+    assert other == method
+    assert (method.probe_layer, method.mask_step) == (1, "infill")

@@ -9,7 +9,14 @@ from torchmetrics import MetricCollection
 from dcam_core import Metric
 from dcam_core.errors import ConfigurationError, PluginError, UsageError
 from dcam_core.metric import GivenScores
-from dcam_plugins.metrics import EnergyPointingGame, IntersectionOverUnion, PointingGame
+from dcam_plugins.metrics import (
+    EnergyPointingGame,
+    F3OfMeans,
+    IntersectionOverUnion,
+    MeanF3,
+    MeanIoU,
+    PointingGame,
+)
 
 # One object in the upper half of a 4 x 4 picture, and none in a second one.
 MASKS = torch.zeros(2, 4, 4, dtype=torch.bool)
@@ -30,6 +37,10 @@ BELOW = a_map([0.0] * 4, [0.0] * 4, [1.0, 0, 0, 0], [0.0] * 4)
     [
         (IntersectionOverUnion(), LEFT_HALF, 4 / 12),
         (IntersectionOverUnion(), BELOW, 0),
+        (MeanIoU(thresholds=[0.5]), LEFT_HALF, 4 / 12),
+        # IoU 1/3; on the object as high as beside it, of a ratio of 20 that would be perfect; half of it inside.
+        (MeanF3(), LEFT_HALF, 3 / (3 + 20 + 2)),
+        (F3OfMeans(), LEFT_HALF, 3 / (3 + 20 + 2)),
         (PointingGame(), LEFT_HALF, 1),
         (PointingGame(), BELOW, 0),
         (PointingGame(tolerance=1), BELOW, 1),

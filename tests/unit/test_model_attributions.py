@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 from PIL import Image, ImageStat
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from dcam_core import Explainer, ModelAttribution
 from dcam_core.errors import ConfigurationError, PluginError
 from dcam_core.plugins import PluginManager
+from dcam_core.probing.probe import states_of
 from dcam_core.probing.targets import read_answer, select_targets
 from dcam_core.probing.untouched import untouched
 from dcam_core.testing.model_attributions import toy_replays
@@ -222,6 +225,29 @@ def test_tam_explains_words_that_were_not_said(replays):
     asked = replace(replays, readings=[reading, replace(reading, token_ids=(other,))])
     said, not_said = TokenActivationMap()(asked)
     assert not torch.equal(said, not_said)
+
+
+def test_the_logit_lens_reads_models_whose_top_lies_on_another_device(monkeypatch):
+    """Fake tensors know which device they are on and refuse to meet: "meta" stands for a second device."""
+    hooks = pytest.importorskip("accelerate.hooks")
+    shown = toy_replays()
+    adapter, elsewhere, mode = toy_adapter(), torch.device("meta"), FakeTensorMode(allow_non_fake_inputs=True)
+    groups = list(states_of(shown.readings, 8))
+    monkeypatch.setattr(
+        "dcam_core.probing.replays.states_of", lambda *_: groups
+    )  # it looks at values: none here
+    with torch.no_grad(), mode:
+        for path, module in adapter.model.named_modules():
+            for name, value in module.named_parameters(recurse=False):
+                place = elsewhere if path.startswith(("blocks.2", "head")) else "cpu"
+                module._parameters[name] = nn.Parameter(torch.empty(value.shape, device=place))
+        for path in ("blocks.2", "head"):
+            hook = hooks.AlignDevicesHook(elsewhere, io_same_device=False)
+            hooks.add_hook_to_module(adapter.model.get_submodule(path), hook)
+        inputs = replace(shown.inputs, embeddings=torch.empty(shown.inputs.embeddings.shape))
+        logits = replace(shown, adapter=adapter, inputs=inputs).image_logits(torch.tensor([3, 4]))
+    assert logits.shape == (len(shown.readings), len(shown.positions), 2)
+    assert (logits.device.type, logits.dtype) == ("cpu", torch.float32)
 
 
 def test_tam_refuses_what_it_cannot_do(replays):

@@ -9,22 +9,27 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib import colormaps
 from PIL import Image
 
 from dcam_core.errors import SavedExplanationError
 from dcam_core.results.explanation import Explanation
 from dcam_core.results.picture_maps import PictureMaps, stretch_map
 from dcam_core.results.reliance import WordReliance
-from dcam_core.results.report.overlay import display_picture, display_size, heat_layer, heat_palette, percent
+from dcam_core.results.report.in_time import HEAT_TABLES, in_time
+from dcam_core.results.report.overlay import (
+    display_picture,
+    display_size,
+    heat_layer,
+    percent,
+    step_colour,
+)
+from dcam_core.results.report.templating import flattened, heat_gradient, page_environment, script_digest
 from dcam_core.results.words import ExplainedTarget, Word
 
 __all__ = ["render_fragment", "render_report", "write_report"]
@@ -106,17 +111,21 @@ class _Dependence:
 
 def render_report(explanation: Explanation) -> str:
     """Give the whole page as text."""
-    environment = _environment()
-    script = environment.get_template("report.js").render()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    environment = page_environment()
+    contents = _contents(explanation)
+    script = environment.get_template("report.js").render(moving=contents["moving"])
     return environment.get_template("page.html.jinja").render(
-        **_contents(explanation), scripted=True, script_digest=digest
+        **contents, scripted=True, script_digest=script_digest(script)
     )
 
 
 def render_fragment(explanation: Explanation) -> str:
     """Give the page's body with its style, without script: what a notebook shows."""
-    return _environment().get_template("fragment.html.jinja").render(**_contents(explanation), scripted=False)
+    return (
+        page_environment()
+        .get_template("fragment.html.jinja")
+        .render(**_contents(explanation), scripted=False)
+    )
 
 
 def write_report(explanation: Explanation, path: Path) -> Path:
@@ -136,22 +145,9 @@ def write_report(explanation: Explanation, path: Path) -> Path:
     return path
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("dcam_core.results.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = percent
-    return environment
-
-
 def _contents(explanation: Explanation) -> dict[str, Any]:
     """Everything that the templates use."""
     last = _last_step(explanation)
-    palette = heat_palette()
     return {
         "explanation": explanation,
         "identity": _identity(explanation),
@@ -161,14 +157,14 @@ def _contents(explanation: Explanation) -> dict[str, Any]:
         "given": _given(explanation.settings),
         "dependence": _dependence(explanation),
         "ungrounded": _ungrounded(explanation),
+        "moving": in_time(explanation),
+        "heat_tables": HEAT_TABLES,
         "last_step": last,
-        "step_colours": ", ".join(_step_colour(i, 8) for i in range(9)),
-        "heat_colours": ", ".join(
-            f"rgb({r} {g} {b} / {a / 255:.3f})" for r, g, b, a in palette[:: len(palette) // 15].tolist()
-        ),
-        "settings": list(_flattened(explanation.settings)),
-        "model": list(_flattened(explanation.model)),
-        "versions": list(_flattened(explanation.versions)),
+        "step_colours": ", ".join(step_colour(i, 8) for i in range(9)),
+        "heat_colours": heat_gradient(),
+        "settings": list(flattened(explanation.settings)),
+        "model": list(flattened(explanation.model)),
+        "versions": list(flattened(explanation.versions)),
     }
 
 
@@ -194,19 +190,13 @@ def _last_step(explanation: Explanation) -> int:
     return max([0, len(explanation.steps) - 1, *steps])
 
 
-def _step_colour(step: int, last: int) -> str:
-    """Colour of a denoising step, early (violet) to late (yellow): viridis is safe for colour-blind eyes."""
-    red, green, blue, _ = colormaps["viridis"](0.12 + 0.83 * step / max(1, last), bytes=True)
-    return f"#{red:02x}{green:02x}{blue:02x}"
-
-
 def _pieces(explanation: Explanation, last: int) -> Iterator[_Piece]:
     """Cut the answer into words and what stands between them."""
     position = 0
     for word in sorted(explanation.words, key=lambda word: word.start):
         if word.start > position:
             yield _Piece(explanation.answer[position : word.start])
-        colour = "" if word.step is None else _step_colour(word.step, last)
+        colour = "" if word.step is None else step_colour(word.step, last)
         own = explanation.reliance_of(word.positions)
         yield _Piece(
             text=word.text,
@@ -262,7 +252,7 @@ def _card(explanation: Explanation, index: int, last: int) -> _Card:
         ),
         strongest=place,
         step=target.last_step,
-        colour="" if target.last_step is None else _step_colour(target.last_step, last),
+        colour="" if target.last_step is None else step_colour(target.last_step, last),
         probability=percent(target.probability),
         replayed=_replayed(target),
         reliance=_nats(own) if own else "",
@@ -329,17 +319,3 @@ def _replayed(target: ExplainedTarget) -> str:
     if len(steps) > 4:
         return f"{target.state}: {len(steps)} steps, {steps[0]} to {steps[-1]}"
     return f"{target.state}: step{'s' if len(steps) > 1 else ''} {', '.join(map(str, steps))}"
-
-
-def _flattened(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """List nested settings with dotted keys, as they are written on the command line."""
-    for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flattened(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", _written(value)
-
-
-def _written(value: Any) -> str:
-    """Write a setting as it is written in YAML and on the command line."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

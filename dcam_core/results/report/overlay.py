@@ -27,11 +27,14 @@ __all__ = [
     "blend",
     "display_picture",
     "display_size",
+    "drawable",
     "heat_layer",
     "heat_palette",
+    "lettering",
     "overlay_figure",
     "percent",
     "rasterise",
+    "step_colour",
 ]
 
 SMALLEST_SIDE, LARGEST_SIDE = 480, 1024  # longest side of a picture on display, in pixels
@@ -99,6 +102,17 @@ def heat_palette() -> NDArray[np.uint8]:
     palette: NDArray[np.uint8] = np.rint(255 * colours).astype(np.uint8)
     palette.setflags(write=False)
     return palette
+
+
+def step_colour(step: int, last: int) -> str:
+    """Colour of a denoising step, early (violet) to late (yellow): viridis is safe for colour-blind eyes.
+
+    Args:
+        step: the step, from 0.
+        last: the step at which the scale ends.
+    """
+    red, green, blue, _ = colormaps["viridis"](0.12 + 0.83 * step / max(1, last), bytes=True)
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def heat_layer(heat: Tensor) -> Image.Image:
@@ -179,10 +193,10 @@ def overlay_figure(picture: Image.Image, heat: Tensor, word: str, caption: str =
         drawn = figure.text(
             left / total_width,
             y / total_height,
-            _drawable(text),
+            drawable(text),
             fontsize=points,
             color=colour,
-            family=[name for name, _ in _fonts()],
+            family=[name for name, _ in lettering()],
             parse_math=False,
         )
         _fit(drawn, room)
@@ -204,15 +218,15 @@ def _fit(text: Text, room: float) -> None:
 
 
 @cache
-def _fonts() -> tuple[tuple[str, frozenset[int]], ...]:
+def lettering() -> tuple[tuple[str, frozenset[int]], ...]:
     """Families to draw with, each with the code points it has."""
     installed = {entry.name for entry in font_manager.fontManager.ttflist}
     families = ["DejaVu Sans", *(name for name in _FURTHER_FONTS if name in installed)]
     return tuple((name, frozenset(FT2Font(font_manager.findfont(name)).get_charmap())) for name in families)
 
 
-def _drawable(text: str) -> str:
+def drawable(text: str) -> str:
     """Make one line of it, with a white square for every character that no font at hand can draw."""
-    known = frozenset().union(*(points for _, points in _fonts()))
+    known = frozenset().union(*(points for _, points in lettering()))
     line = " ".join(unicodedata.normalize("NFC", text).split())
     return "".join(character if ord(character) in known else "□" for character in line)

@@ -19,3 +19,6 @@ for (const report of document.querySelectorAll(".dcam-report")) {
   strength.hidden = false;
   strength.addEventListener("input", (event) => report.style.setProperty("--strength", event.target.value / 100));
 }
+{% if moving %}
+{% include "over_time.js" %}
+{% endif %}

@@ -1,0 +1,9 @@
+{% include "pictures.js" %}
+
+{% include "numbers.js" %}
+
+{% include "gallery.js" %}
+
+{% include "word.js" %}
+
+{% include "addresses.js" %}

@@ -1,0 +1,173 @@
+"""What the training callback gives to loggers and keeps in checkpoints."""
+
+import csv
+import io
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+from PIL import Image
+from support.toy_training import ToyTraining, batches, fit, scene, trainer
+
+from dcam_core.errors import ConfigurationError
+from dcam_core.testing.toy import toy_picture
+from dcam_core.training import DiffusionCAM
+from dcam_core.training.contact_sheet import ContactSheet
+from dcam_core.training.notebook import Notebook, tag
+from dcam_core.training.showing import ShownSample, ShownWord, mean_scores
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+SMALL = {"probe_layer": 0, "words": ["circle"], "max_time_fraction": None, "strict": True}
+OVERLAY, SHEET = "dcam/train/scene/circle", "dcam/train/scene/contact-sheet"
+
+
+# -- loggers -------------------------------------------------------------------------------------------------
+
+
+def test_tensorboard_holds_the_pictures_and_the_numbers(tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    logger = TensorBoardLogger(tmp_path)
+    callback = DiffusionCAM([scene()], every_n_train_steps=2, deletion_intervals=2, **SMALL)
+    fit(tmp_path, callback, max_steps=4, logger=logger)
+    events = accumulator.EventAccumulator(logger.log_dir, size_guidance={"images": 0}).Reload()
+    assert [event.step for event in events.Images(OVERLAY)] == [0, 2, 4]
+    first, *_, last = (Image.open(io.BytesIO(event.encoded_image_string)) for event in events.Images(SHEET))
+    assert last.width == first.width + 2 * 138  # two more moments: a tile and a gap each
+    assert np.array_equal(
+        np.asarray(last), np.asarray(callback._sheets["train", "scene"].draw("scene: a red circle"))
+    )
+    names = set(events.Tags()["scalars"])
+    measured = {"visual-reliance", "probability", "deletion-auc", "insertion-auc", "pointing-game", "seconds"}
+    assert {f"dcam/train/{name}" for name in measured} <= names
+    assert events.Scalars("dcam/train/probability")[-1].value == pytest.approx(
+        callback.history[-1]["scores"]["probability"]
+    )
+
+
+@pytest.mark.parametrize("logger", [None, CSVLogger], ids=["no logger", "csv"])
+def test_where_no_logger_takes_pictures_they_become_files(tmp_path, logger):
+    callback = DiffusionCAM([scene()], every_n_train_steps=2, metrics=[], **SMALL)
+    fit(tmp_path, callback, max_steps=2, logger=logger(tmp_path) if logger else False)
+    files = sorted(path.name for path in tmp_path.rglob(f"{OVERLAY}/*.png"))
+    assert files == ["step-00000000.png", "step-00000002.png"]
+    assert len(list(tmp_path.rglob(f"{SHEET}/*.png"))) == 2
+    (table,) = tmp_path.rglob("metrics.csv")
+    with table.open() as lines:
+        steps = [row["step"] for row in csv.DictReader(lines) if row["dcam/train/probability"]]
+    assert steps == ["0", "2"]
+
+
+class Plain(Logger):
+    name, version = "plain", 0
+
+    def log_metrics(self, metrics, step=None): ...
+
+    def log_hyperparams(self, params): ...
+
+
+class Wandb(Plain):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def log_image(self, key, images, step=None, **kwargs):
+        self.calls.append((key, len(images), step))
+
+
+class Experiment:
+    def __init__(self):
+        self.calls = []
+
+
+class MlflowClient(Experiment):
+    def log_image(self, run_id, image, artifact_file=None, key=None, step=None):
+        self.calls.append((run_id, key, step))
+
+
+class CometExperiment(Experiment):
+    def log_image(self, image_data, name=None, overwrite=False, step=None):
+        self.calls.append((name, step))
+
+
+class Holding(Plain):
+    run_id = "run-7"
+
+    def __init__(self, experiment):
+        super().__init__()
+        self.held = experiment
+
+    @property
+    def experiment(self):
+        return self.held
+
+
+def test_every_logger_gets_pictures_in_its_own_way(tmp_path):
+    loggers = [Wandb(), Holding(MlflowClient()), Holding(CometExperiment())]
+    Notebook(trainer(tmp_path, logger=loggers)).picture("dcam/train/a/b", toy_picture(), 3)
+    assert loggers[0].calls == [("dcam/train/a/b", 1, 3)]
+    assert loggers[1].held.calls == [("run-7", "dcam/train/a/b", 3)]
+    assert loggers[2].held.calls == [("dcam/train/a/b", 3)]
+    assert list(tmp_path.rglob("*.png")) == []
+
+
+def test_tags_hold_nothing_that_loggers_or_file_systems_refuse():
+    assert (
+        tag("dcam", "train", "../val 2014/7.jpg", "métro:x=1", "..")
+        == "dcam/train/_val_2014_7.jpg/métro_x_1/_"
+    )
+
+
+# -- checkpoints ---------------------------------------------------------------------------------------------
+
+
+def test_a_resumed_run_goes_on_with_its_contact_sheet(tmp_path):
+    def made():
+        return DiffusionCAM([scene()], every_n_train_steps=2, metrics=[], reliance=False, **SMALL)
+
+    saving = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=2)
+    L.seed_everything(1, verbose=False)
+    # Lightning writes checkpoints after all other callbacks were called.
+    trainer(tmp_path, made(), saving, max_steps=4, enable_checkpointing=True).fit(ToyTraining(), batches())
+    resumed = made()
+    path = tmp_path / "last.ckpt"
+    assert torch.load(path, weights_only=True)["callbacks"][resumed.state_key]["history"][-1]["step"] == 4
+    trainer(tmp_path, resumed, max_steps=6).fit(ToyTraining(), batches(), ckpt_path=path, weights_only=True)
+    assert [moment["step"] for moment in resumed.history] == [0, 2, 4, 6]
+    assert resumed._sheets["train", "scene"].steps == (0, 2, 4, 6)
+
+
+# -- contact sheets and scores -------------------------------------------------------------------------------
+
+
+def shown(*words):
+    return ShownSample("a", toy_picture(), "a red circle", tuple(words))
+
+
+def test_a_contact_sheet_keeps_the_ends_and_spreads_the_rest():
+    sheet = ContactSheet(max_frames=4)
+    for step in range(0, 101, 10):
+        sheet.add(step, shown(ShownWord("red", torch.rand(3, 4), {})))
+    first, *between, last = sheet.steps
+    assert (first, last, len(between)) == (0, 100, 2)
+    assert min(after - before for before, after in zip(sheet.steps, sheet.steps[1:], strict=False)) >= 20
+
+
+def test_an_empty_contact_sheet_cannot_be_drawn_and_one_without_words_can():
+    sheet = ContactSheet()
+    with pytest.raises(ConfigurationError, match="is empty"):
+        sheet.draw("a")
+    sheet.add(0, shown())
+    assert sheet.draw("a").mode == "RGB"
+
+
+def test_scores_are_averaged_over_the_words_that_have_them():
+    one, other = (
+        ShownWord("red", torch.zeros(1, 1), {"p": 0.5}),
+        ShownWord("circle", torch.zeros(1, 1), {"p": 1.0, "q": 3.0}),
+    )
+    assert mean_scores([shown(one, other), shown()]) == {"p": 0.75, "q": 3.0}
