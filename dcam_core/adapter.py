@@ -314,6 +314,19 @@ class Adapter(ABC):
             )
         return self._path_of(norm)
 
+    def layer_remark(self, layer: Layer) -> str:
+        """What a reader must know of a probe layer beside its path; empty if its name says it all.
+
+        Args:
+            layer: as in `layer_path`, which knows it.
+        """
+        part, _, which = str(layer).partition(":")
+        if part != ATTENTION_INPUT:
+            return ""
+        if self.attention_norm(self._block(_number(str(layer), part, which))) is not None:
+            return ""
+        return f"{layer}: the blocks of {self.name} have no norm, so the output of the block below was read"
+
     def _path_of(self, module: nn.Module) -> str:
         path: str = next(name for name, found in self.model.named_modules() if found is module)
         return path

@@ -13,16 +13,17 @@ from PIL import Image
 
 import dcam_core
 from dcam_core.adapter import Adapter, Layer
+from dcam_core.attribution import ModelAttribution
 from dcam_core.choices import Choices
 from dcam_core.denoising.given import given_trajectory
 from dcam_core.denoising.sampler import DenoisingStep
 from dcam_core.errors import ConfigurationError, PluginError
-from dcam_core.method import Method, find_method, names_setting, resolve_method
+from dcam_core.method import DEFAULT_METHOD, Method, find_method, names_setting, resolve_method
 from dcam_core.models import load_model
 from dcam_core.picture import read_pictures
 from dcam_core.plugins import default_manager
 from dcam_core.plugins.making import make
-from dcam_core.probing.answers import layer_paths
+from dcam_core.probing.answers import layer_paths, layer_remarks
 from dcam_core.probing.asked import ask
 from dcam_core.probing.baseline_pictures import Baseline, default_baselines, stand_ins
 from dcam_core.probing.defaults import CORE_DEFAULTS, NamedProbeLayer
@@ -49,7 +50,7 @@ from dcam_core.results.record import answer_words, decided_by, explained_targets
 from dcam_core.results.run import ExplainedRun, ProbedRun, RunMaps
 
 if TYPE_CHECKING:
-    from dcam_core.attribution import Attribution, ModelAttribution
+    from dcam_core.attribution import Attribution
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.inputs import Inputs
     from dcam_core.plugins import PluginManager
@@ -112,7 +113,7 @@ class Explainer:
     def __init__(
         self,
         model: Adapter | str | Path,
-        method: str | Path = "diffusion-cam",
+        method: str | Path = DEFAULT_METHOD,
         *,
         overrides: Sequence[str] | Mapping[str, Any] = (),
         plugins: Iterable[object] = (),
@@ -355,25 +356,62 @@ class Explainer:
         progress: Progress | None = None,
     ) -> ProbedRun:
         """The raw maps of `explain_run`, with the same arguments; nothing is refined."""
+        (probed,) = self.probe_run_for([self], inputs, trajectory, targets, pictures=pictures, progress=progress)
+        return probed
+
+    def probe_run_for(
+        self,
+        explainers: Sequence[Explainer],
+        inputs: Inputs,
+        trajectory: Trajectory,
+        targets: Sequence[Target],
+        *,
+        pictures: Sequence[Image.Image] = (),
+        progress: Progress | None = None,
+    ) -> list[ProbedRun]:
+        """The raw maps of several explainers that read the same, as this one does: the run is replayed once for all.
+
+        Args:
+            explainers: explainers whose `replay_settings` are those of this one.
+            inputs: as in `explain_run`, like the other arguments.
+            trajectory: the recorded run.
+            targets: words of its answer.
+            pictures: the pictures of the prompt.
+            progress: called after every batch of replayed states.
+
+        Returns:
+            For each explainer what its `probe_run` gives, bit for bit.
+
+        Raises:
+            StructuralValidityError: the method asks for a step or module that cannot be probed.
+        """
         with torch.inference_mode(False), untouched(self.model.model):
             readings = self._readings(targets, trajectory)
             replays = self._replays(inputs, trajectory, readings, pictures)
-            label, attribution = self._attribution
             on_readings = None if progress is None else partial(progress, "explaining")
-            raw = make_raw_maps(attribution, label, replays, readings, targets, on_readings)
-        explained = explained_targets(
-            targets,
-            trajectory,
-            readings,
-            [part.cpu() for part in raw.maps],
-            raw.scores,
-            raw.log_probabilities,
-            policy=str(self._method_for(trajectory).mask_step),
-            layer=", ".join(self.layers),
-        )
+            made = make_raw_maps(
+                [each._attribution for each in explainers], replays, readings, targets, on_readings
+            )
         decisions = [self._layer_decision]
         decisions += [decision for item in readings for decision in (item.states_from, item.score_from)]
-        return ProbedRun(explained, tuple(raw.maps), decided_by(decisions))
+        return [
+            ProbedRun(
+                explained_targets(
+                    targets,
+                    trajectory,
+                    readings,
+                    [part.cpu() for part in raw.maps],
+                    raw.scores,
+                    raw.log_probabilities,
+                    policy=str(self._method_for(trajectory).mask_step),
+                    layer=", ".join(self.layers),
+                ),
+                tuple(raw.maps),
+                decided_by(decisions),
+                raw.seconds,
+            )
+            for raw in made
+        ]
 
     def refine_run(
         self,
@@ -441,10 +479,9 @@ class Explainer:
             shown = choose_steps(self.model, trajectory, targets, steps)
             readings = plan_over_time(self._hooks, self.method, self.model, targets, trajectory, shown)
             replays = self._replays(inputs, trajectory, readings, pictures)
-            label, attribution = self._attribution
             on_readings = None if progress is None else partial(progress, "over time")
             every = [*targets] * len(shown)
-            raw = make_raw_maps(attribution, label, replays, readings, every, on_readings)
+            (raw,) = make_raw_maps([self._attribution], replays, readings, every, on_readings)
             with torch.no_grad():
                 maps = refine_over_time(
                     raw.maps,
@@ -481,6 +518,23 @@ class Explainer:
             del settings[other]
         return {**settings, "probe_layer": self.layers}
 
+    def replay_settings(self, trajectory: Trajectory) -> dict[str, Any] | None:
+        """What the replays of a run depend on that feed the attribution, as plain data.
+
+        Explainers as in `raw_settings` are fed the same where these are the same: see `probe_run_for`.
+
+        Args:
+            trajectory: the recorded run.
+
+        Returns:
+            None where the attribution asks the model itself, and nobody else can be fed by what it does.
+        """
+        if isinstance(self._attribution[1], ModelAttribution):
+            return None
+        settings = self.raw_settings(trajectory)
+        del settings["attribution"]
+        return settings
+
     def differentiable(
         self,
         image: Image.Image | str | Path | Sequence[Image.Image | str | Path],
@@ -512,12 +566,11 @@ class Explainer:
         """
         pictures = read_pictures(image)
         inputs, asked = self._ask(pictures, prompt, targets, answer, None, seed, None)
-        label, attribution = self._attribution
-        with differentiating(self.model.model, label, attribution):
+        with differentiating(self.model.model, *self._attribution):
             readings = self._readings(asked.targets, asked.trajectory)
             replays = self._replays(inputs, asked.trajectory, readings, pictures)
             replays = dataclasses.replace(replays, with_graph=True)
-            raw = make_raw_maps(attribution, label, replays, readings, asked.targets)
+            (raw,) = make_raw_maps([self._attribution], replays, readings, asked.targets)
         return DifferentiableMaps(asked.answer.text, asked.targets, tuple(raw.maps))
 
     def _ask(
@@ -601,6 +654,8 @@ class Explainer:
             "probe_layer": self.layer,
             "sampler": trajectory.settings.as_dict(),
         }
+        if remarks := layer_remarks(self._layer_decision, self.model):
+            settings["probe_layer_remarks"] = list(remarks)
         if decided_by:
             settings["decided_by"] = {setting: list(origins) for setting, origins in decided_by.items()}
         return self._choices.recorded_in(settings)

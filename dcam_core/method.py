@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHECKPOINT_DEFAULTS", "DEFAULT_METHOD", "Method", "find_method", "resolve_method"]
 
-DEFAULT_METHOD = "diffusion-cam"
+DEFAULT_METHOD = "dcam"
 """The method of everybody who names none; part of the public contract."""
 
 CHECKPOINT_DEFAULTS = "explain.yaml"

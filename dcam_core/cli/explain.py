@@ -12,6 +12,7 @@ from dcam_core.cli.loading_options import loading_options
 from dcam_core.cli.results import result_folder, tell
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
+from dcam_core.method import DEFAULT_METHOD
 
 __all__ = ["explain"]
 
@@ -71,7 +72,7 @@ __all__ = ["explain"]
     help="Visual reliance from which a word is called grounded in the picture.  [default: 0.7]",
 )
 @click.option(
-    "--method", default="diffusion-cam", show_default=True, metavar="NAME|FILE", help="Preset, or YAML file."
+    "--method", default=DEFAULT_METHOD, show_default=True, metavar="NAME|FILE", help="Preset, or YAML file."
 )
 @click.option("-o", "--out", metavar="DIR", help="New folder for the result.  [default: dcam-IMAGE]")
 @click.option(

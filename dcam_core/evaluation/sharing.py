@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dcam_core.explainer import Explainer
 from dcam_core.results.run import ExplainedRun, ProbedRun
@@ -20,9 +20,21 @@ if TYPE_CHECKING:
 __all__ = ["SharedRuns"]
 
 
+class _Known(NamedTuple):
+    """Raw maps, what they depend on, and the seconds that a method takes for them by itself."""
+
+    settings: dict[str, Any]
+    probed: ProbedRun
+    seconds: float
+
+
 @dataclass(frozen=True, eq=False)
 class SharedRuns:
-    """Explains words of one answer by methods of one model. Methods that differ in refiners alone share raw maps.
+    """Explains words of one answer by methods of one model.
+
+    Methods that differ in refiners alone share raw maps. Those whose attributions are fed the same activations and
+    gradients share the replays that these come from: a batch of replayed states feeds all of them, and is let go, so
+    that sharing needs no memory.
 
     Attributes:
         inputs: the prepared prompt.
@@ -30,6 +42,8 @@ class SharedRuns:
         answer: its answer.
         targets: the words.
         pictures: the pictures of the prompt.
+        explainers: the methods that will be asked for; others may be, but share no replays. They were given neither
+            functions nor plugins of their own.
     """
 
     inputs: Inputs
@@ -37,17 +51,18 @@ class SharedRuns:
     answer: Answer
     targets: Sequence[Target]
     pictures: Sequence[Image]
-    _probed: list[tuple[dict[str, Any], ProbedRun, float]] = field(default_factory=list, init=False)
+    explainers: Sequence[Explainer] = ()
+    _known: list[_Known] = field(default_factory=list, init=False)
 
     def explain(self, explainer: Explainer) -> tuple[ExplainedRun, float]:
         """The maps of one method.
 
         Args:
-            explainer: the method; it was given neither functions nor plugins of its own.
+            explainer: the method.
 
         Returns:
-            What `Explainer.explain_run` gives, and the seconds that the method takes by itself: raw maps that another
-            one made count as if they had been made anew.
+            What `Explainer.explain_run` gives, and the seconds that the method takes by itself: what others share
+            counts as if it had been made for this one alone.
         """
         probed, seconds = self.probe(explainer)
         began = time.perf_counter()
@@ -55,13 +70,38 @@ class SharedRuns:
         return run, seconds + time.perf_counter() - began
 
     def probe(self, explainer: Explainer) -> tuple[ProbedRun, float]:
-        """Raw maps, and the seconds that they took when they were made."""
+        """Raw maps, and the seconds that they take by themselves."""
+        known = self._find(explainer)
+        if known is None:
+            self._make(explainer)
+            known = self._find(explainer)
+            assert known is not None  # noqa: S101  (what was just made)
+        return known.probed, known.seconds
+
+    def knows(self, explainer: Explainer) -> bool:
+        """Whether the raw maps of a method were made."""
+        return self._find(explainer) is not None
+
+    def _find(self, explainer: Explainer) -> _Known | None:
         settings = explainer.raw_settings(self.trajectory)
-        for known, probed, seconds in self._probed:
-            if known == settings:
-                return probed, seconds
+        return next((each for each in self._known if each.settings == settings), None)
+
+    def _make(self, explainer: Explainer) -> None:
+        """Make raw maps of a method, and of all others that can be fed by the same replays."""
+        together = [explainer]
+        settings = [explainer.raw_settings(self.trajectory)]
+        replayed = explainer.replay_settings(self.trajectory)
+        for other in self.explainers if replayed is not None else ():
+            own = other.raw_settings(self.trajectory)
+            if other.replay_settings(self.trajectory) == replayed and own not in settings:
+                together.append(other)
+                settings.append(own)
         began = time.perf_counter()
-        probed = explainer.probe_run(self.inputs, self.trajectory, self.targets, pictures=self.pictures)
-        seconds = time.perf_counter() - began
-        self._probed.append((settings, probed, seconds))
-        return probed, seconds
+        made = explainer.probe_run_for(
+            together, self.inputs, self.trajectory, self.targets, pictures=self.pictures
+        )
+        shared = time.perf_counter() - began - sum(each.seconds for each in made)
+        self._known.extend(
+            _Known(own, probed, shared + probed.seconds)
+            for own, probed in zip(settings, made, strict=True)
+        )

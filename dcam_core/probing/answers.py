@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dcam_core.plugins.engine_hooks import Decision
     from dcam_core.probing.targets import Target
 
-__all__ = ["gradient_target", "kind_of", "layer_paths", "probe_states", "refuse_infinite"]
+__all__ = ["gradient_target", "kind_of", "layer_paths", "layer_remarks", "probe_states", "refuse_infinite"]
 
 
 def layer_paths(decision: Decision, adapter: Adapter) -> tuple[str, ...]:
@@ -34,8 +34,7 @@ def layer_paths(decision: Decision, adapter: Adapter) -> tuple[str, ...]:
         ConfigurationError: the method's own setting names no layer of this model, or one twice.
         PluginError: a plugin's answer does.
     """
-    answer = decision.answer
-    layers = answer if isinstance(answer, Sequence) and not isinstance(answer, str) else (answer,)
+    layers = _layers(decision)
     paths = tuple(_layer_path(layer, decision, adapter) for layer in layers)
     if not paths:
         raise decision.refused("an empty list", "at least one layer")
@@ -45,6 +44,18 @@ def layer_paths(decision: Decision, adapter: Adapter) -> tuple[str, ...]:
                 f"probe_layer {list(layers)}, answered by {decision.origin}, names {path!r} twice: name it once"
             )
     return paths
+
+
+def layer_remarks(decision: Decision, adapter: Adapter) -> tuple[str, ...]:
+    """What a reader must know of the layers that `layer_paths` found, a sentence each; most need none."""
+    remarks = (adapter.layer_remark(layer) for layer in _layers(decision))
+    return tuple(remark for remark in remarks if remark)
+
+
+def _layers(decision: Decision) -> Sequence[Any]:
+    """What an answer names: several things, or one."""
+    answer = decision.answer
+    return answer if isinstance(answer, Sequence) and not isinstance(answer, str) else (answer,)
 
 
 def _layer_path(layer: object, decision: Decision, adapter: Adapter) -> str:

@@ -34,11 +34,13 @@ class ProbedRun:
         targets: T records, one per map.
         raw: one [T, H, W] float32 per picture of the prompt, on the model's device, not normalised.
         decided_by: setting -> who decided it, where that was neither the method nor dcam itself.
+        seconds: of the attribution's own work; replays that it was fed from are not in it.
     """
 
     targets: tuple[ExplainedTarget, ...]
     raw: tuple[Tensor, ...]
     decided_by: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
