@@ -4,7 +4,7 @@
 import dcam_core as dcam
 
 model = dcam.load_model("tiny-llada-v")
-explainer = dcam.Explainer(model, method="diffusion-cam")
+explainer = dcam.Explainer(model)
 explanation = explainer.explain("scene.png", "describe the picture", targets=["circle"])
 explanation.save("out/")
 ```

@@ -50,7 +50,7 @@ class UnknownNameError(UsageError):
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        self.kind, self.name, self.known = kind, name, tuple(sorted(known))
+        self.kind, self.name, self.known, self.hint = kind, name, tuple(sorted(known)), hint
         close = difflib.get_close_matches(name, self.known, n=1)
         guess = f" Did you mean {close[0]!r}?" if close else ""
         there = ", ".join(self.known) or "none"

@@ -356,7 +356,9 @@ class Explainer:
         progress: Progress | None = None,
     ) -> ProbedRun:
         """The raw maps of `explain_run`, with the same arguments; nothing is refined."""
-        (probed,) = self.probe_run_for([self], inputs, trajectory, targets, pictures=pictures, progress=progress)
+        (probed,) = self.probe_run_for(
+            [self], inputs, trajectory, targets, pictures=pictures, progress=progress
+        )
         return probed
 
     def probe_run_for(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ _WIDTH_OF_A_FILE = 160
 @click.option(
     "--every-grounded-word",
     is_flag=True,
-    help="Also evaluate words that no mask is known of, if they depend on the picture: for metrics that need no mask.",
+    help="Also evaluate words that no mask is known of, if they depend on the picture: for metrics that ask the "
+    "model.",
 )
 @click.option(
     "--reliance", is_flag=True, help="Also measure how much every word depends on the picture at all."
@@ -179,5 +181,5 @@ def evaluate(
 
 
 def _listed(text: str) -> list[str]:
-    """What stands between commas."""
-    return [part.strip() for part in text.split(",") if part.strip()]
+    """What stands between commas; those within brackets belong to a value, as in percentiles=[50,90]."""
+    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from dcam_core.errors import ConfigurationError
-from dcam_core.faithfulness import AskedWords, DeletionInsertion, deletion_insertion
+from dcam_core.faithfulness import (
+    AskedWords,
+    DeletionInsertion,
+    deletion_insertion,
+    modules_from_the_top,
+    randomised_parameters,
+)
 from dcam_core.probing.baseline_pictures import BASELINES
 from dcam_core.probing.untouched import untouched
 
@@ -43,6 +49,7 @@ class AskedSample:
     runs: SharedRuns
     cells: tuple[int, int]
     _curves: list[tuple[Tensor, str, int, DeletionInsertion]] = field(default_factory=list, init=False)
+    _others: dict[Hashable, SharedRuns] = field(default_factory=dict, init=False)
 
     @property
     def picture(self) -> Image:
@@ -81,34 +88,51 @@ class AskedSample:
         curves = deletion_insertion(
             self.words, self.on_tokens(maps), BASELINES[baseline](self.picture), intervals=intervals
         )
-        self._curves[:] = [
-            entry for entry in self._curves if entry[0] is maps
-        ]  # one method after the other is asked about
+        # Methods are asked about one after the other: what was asked about another is done with.
+        self._curves[:] = [entry for entry in self._curves if entry[0] is maps]
         self._curves.append((maps, baseline, intervals, curves))
         return curves
 
+    # -- raw maps, of this run and of others -----------------------------------------------------------------
+
     def raw_maps(self, explainer: Explainer) -> Tensor:
         """[T, rows, columns] float32 on the CPU: what a method gives before it is refined."""
-        return self.runs.probe(explainer)[0].raw[0].cpu()
+        return _raw(self.runs, explainer)
 
-    def other_raw_maps(
-        self, explainer: Explainer, *, targets: Sequence[Target] | None = None, picture: Image | None = None
-    ) -> Tensor:
-        """The same with something changed, computed anew: the model may be another one now, too.
+    def raw_maps_of(self, targets: Sequence[Target], explainer: Explainer) -> Tensor:
+        """The same for other words at the same places."""
+        return _raw(self._changed(("words", tuple(targets)), targets=targets), explainer)
 
-        Args:
-            explainer: the method.
-            targets: other words at the same places.
-            picture: what stands in the picture's place, of its size.
-        """
-        inputs = self.runs.inputs
-        if picture is not None:
+    def raw_maps_with(self, picture: Image, explainer: Explainer) -> Tensor:
+        """The same with another picture of the same size in the picture's place."""
+        key = ("picture", picture.tobytes())
+        if key not in self._others:
             with torch.inference_mode(False), torch.no_grad(), untouched(self.model.model):
                 inputs = self.model.prepare(picture, self.prompt)
-        shown = self.picture if picture is None else picture
-        chosen = self.targets if targets is None else targets
-        (raw,) = explainer.probe_run(inputs, self.runs.trajectory, chosen, pictures=[shown]).raw
-        return raw.cpu()
+            self._changed(key, inputs=inputs, pictures=[picture])
+        return _raw(self._others[key], explainer)
+
+    def raw_maps_randomised(self, seed: int, explainer: Explainer) -> Tensor:
+        """The same with the parameters of all blocks and of the head in random order.
+
+        All methods are asked at once: to shuffle a large model takes longer than to explain by it.
+        """
+        runs = self._changed(("parameters", seed))
+        if not runs.knows(explainer):
+            with randomised_parameters(self.model.model, modules_from_the_top(self.model), seed):
+                for each in (explainer, *self.runs.explainers):
+                    runs.probe(each)
+        return _raw(runs, explainer)
+
+    def _changed(self, key: Hashable, **changes: Any) -> SharedRuns:
+        """The run with something changed, which methods share as they share the run itself."""
+        if key not in self._others:
+            self._others[key] = replace(self.runs, **changes)
+        return self._others[key]
+
+
+def _raw(runs: SharedRuns, explainer: Explainer) -> Tensor:
+    return runs.probe(explainer)[0].raw[0].cpu()
 
 
 def check_baseline(name: str) -> None:

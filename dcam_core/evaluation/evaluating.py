@@ -12,7 +12,7 @@ import torch
 import dcam_core
 from dcam_core.adapter import Adapter
 from dcam_core.dataset import ExplanationDataset
-from dcam_core.errors import ConfigurationError, DatasetError, PictureError, UsageError
+from dcam_core.errors import ConfigurationError, UsageError
 from dcam_core.evaluation.folder import RunFolder
 from dcam_core.evaluation.measures import columns as chosen_columns
 from dcam_core.evaluation.methods import (
@@ -162,17 +162,18 @@ def evaluate(
         folder.settle({**_facts(evaluator, samples, count), "studies": expanded.studied})
         _run(evaluator, samples, count, folder, progress)
     studied = (folder.facts or {})["studies"]
-    rows, done, skipped = folder.rows, folder.samples, len(folder.skipped)
+    rows, done, skipped = folder.rows, folder.samples, folder.skipped
 
     def summarised(labels: Sequence[str]) -> Summary:
         return summarise(
             [row for row in rows if row["method"] in labels],
             done,
-            skipped,
+            len(skipped),
             model=name,
             dataset=dataset,
             methods=labels,
             metrics={each.label: each.higher_is_better for each in columns},
+            first_skipped=skipped[0]["why"] if skipped else None,
             seed=seed,
         )
 
@@ -203,7 +204,7 @@ def _run(
         if index not in done:
             try:
                 answered = evaluator.answer(samples[index])
-            except (PictureError, DatasetError, UsageError, OSError) as error:
+            except (UsageError, OSError) as error:  # what is wrong with this sample, and no other
                 folder.skip(index, " ".join(str(error).split()))
             else:
                 folder.add(index, evaluator.evaluate(answered))

@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
-from dcam_core.errors import ConfigurationError
+from dcam_core.errors import ConfigurationError, UnknownNameError
 from dcam_core.evaluation.against import AGAINST
 from dcam_core.evaluation.making import read_parameters
 from dcam_core.evaluation.model_measures import FAITHFULNESS, MODEL_MEASURES, ModelMeasure, model_measure
 from dcam_core.metric import Metric
+from dcam_core.plugins.entry import normalise
 from dcam_core.plugins.making import make
 from dcam_core.plugins.registry import Entry, Registry
 
@@ -125,11 +126,20 @@ def columns(registry: Registry[type[Metric]], asked: Sequence[str] | None) -> li
         label for each in (["localisation"] if asked is None else asked) for label in sets.get(each, (each,))
     ]
     return [
-        AskingMeasure(label, model_measure(name, parameters))
-        if name in MODEL_MEASURES
-        else Measure(label, registry.entry(name), parameters)
+        AskingMeasure(label, model_measure(normalise(name), parameters))
+        if normalise(name) in MODEL_MEASURES
+        else Measure(label, _entry(registry, name), parameters)
         for label, name, parameters in _read(labels)
     ]
+
+
+def _entry(registry: Registry[type[Metric]], name: str) -> Entry[type[Metric]]:
+    """A registered metric; if there is none, the message names the measures that ask the model too."""
+    try:
+        return registry.entry(name)
+    except UnknownNameError as error:
+        known = (*error.known, *MODEL_MEASURES)
+        raise UnknownNameError(error.kind, error.name, known, error.hint) from error.__cause__ or error
 
 
 def _of_tables(registry: Registry[type[Metric]]) -> list[str]:

@@ -6,7 +6,7 @@ What they compute is in `dcam_core.faithfulness`; here they get a name, paramete
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -17,10 +17,8 @@ from dcam_core.evaluation.asked_sample import AskedSample, check_baseline
 from dcam_core.faithfulness import (
     DeletionInsertion,
     drop_and_increase,
-    modules_from_the_top,
     noise_stability,
     other_labels,
-    randomised_parameters,
     road,
     spearman,
 )
@@ -35,6 +33,8 @@ __all__ = ["FAITHFULNESS", "MODEL_MEASURES", "ModelMeasure", "model_measure"]
 
 class ModelMeasure(ABC):
     """A column whose numbers the model gives.
+
+    Parameters that cannot be right are refused when it is made, before a model is loaded.
 
     Attributes:
         higher_is_better: whether a larger score is a better one.
@@ -107,8 +107,12 @@ class RoadScore(ModelMeasure):
         percentiles: as in `dcam_core.faithfulness.road`.
     """
 
-    def __init__(self, *, percentiles: list[int] | None = None) -> None:
-        self.percentiles = (50, 70, 80, 90) if percentiles is None else tuple(percentiles)
+    def __init__(self, *, percentiles: Sequence[int] = (50, 70, 80, 90)) -> None:
+        self.percentiles = tuple(percentiles)
+        if not self.percentiles or not all(0 < each < 100 for each in self.percentiles):
+            raise ConfigurationError(
+                f"percentiles are {list(self.percentiles)}: give whole numbers above 0 and below 100"
+            )
 
     def score(self, sample: AskedSample, maps: Tensor, explainer: Explainer | None) -> Tensor:
         return road(sample.words, sample.on_tokens(maps), percentiles=self.percentiles).score
@@ -150,11 +154,7 @@ class ParameterRandomisation(_OfRawMaps):
         self.seed = seed
 
     def _compare(self, sample: AskedSample, explainer: Explainer) -> Tensor:
-        before = sample.raw_maps(explainer)
-        modules = modules_from_the_top(sample.model)
-        with randomised_parameters(sample.model.model, modules, self.seed):
-            after = sample.other_raw_maps(explainer)
-        return spearman(before, after).abs()
+        return spearman(sample.raw_maps(explainer), sample.raw_maps_randomised(self.seed, explainer)).abs()
 
 
 class LabelRandomisation(_OfRawMaps):
@@ -175,7 +175,7 @@ class LabelRandomisation(_OfRawMaps):
         except TargetError:
             # The answer has no other word to take: nothing can be said of this sample.
             return torch.full((len(sample.targets),), float("nan"), dtype=torch.float64)
-        return spearman(sample.raw_maps(explainer), sample.other_raw_maps(explainer, targets=others)).abs()
+        return spearman(sample.raw_maps(explainer), sample.raw_maps_of(others, explainer)).abs()
 
 
 class NoiseStability(_OfRawMaps):
@@ -190,13 +190,17 @@ class NoiseStability(_OfRawMaps):
     higher_is_better = True
 
     def __init__(self, *, std: float = 0.02, repeats: int = 2, seed: int = 0) -> None:
+        if std <= 0 or repeats < 1:
+            raise ConfigurationError(
+                f"std is {std} and repeats is {repeats}: give more than 0, and at least 1"
+            )
         self.std, self.repeats, self.seed = std, repeats, seed
 
     def _compare(self, sample: AskedSample, explainer: Explainer) -> Tensor:
         def explain(picture: Image) -> Tensor:
             if picture is sample.picture:
                 return sample.raw_maps(explainer)
-            return sample.other_raw_maps(explainer, picture=picture)
+            return sample.raw_maps_with(picture, explainer)
 
         return noise_stability(explain, sample.picture, std=self.std, repeats=self.repeats, seed=self.seed)
 

@@ -96,20 +96,27 @@ def separation(samples: Sequence[Mapping[str, Any]], seed: int = 0) -> Separatio
     seen, unseen = (
         [[word for word in line if word["known"] == kind] for line in lines] for kind in (SEEN, UNSEEN)
     )
-    pairs = _ordered_pairs(_nats(seen), _nats(unseen))
-    whole = np.ones((1, len(lines)))
-    drawn = np.random.default_rng(seed).multinomial(
-        len(lines), np.full(len(lines), 1 / len(lines)), size=_RESAMPLES
-    )
-    counts = [np.array([len(own) for own in kind], dtype=np.float64) for kind in (seen, unseen)]
-    low, high = interval_ends(_areas(drawn.astype(np.float64), pairs, *counts)[:, None], LEVEL)[0]
-    auc = _areas(whole, pairs, *counts)[0]
+    # Only the order of the words counts, and which of them are equal: for every draw it is the same.
+    flat = [word["nats"] for kind in (seen, unseen) for own in kind for word in own]
+    _, ranks = np.unique(np.array(flat, dtype=np.float64), return_inverse=True)
+    pictures = [np.repeat(np.arange(len(lines)), [len(own) for own in kind]) for kind in (seen, unseen)]
+    places = ranks[: len(pictures[0])], ranks[len(pictures[0]) :]
+
+    def area(drawn: NDArray[np.float64]) -> float:
+        """Where each picture, with its words, counts as often as it was drawn."""
+        counts = [np.bincount(at, drawn[own], len(flat)) for at, own in zip(places, pictures, strict=True)]
+        return _area(*counts)
+
+    count = len(lines)
+    draws = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=_RESAMPLES)
+    areas = np.array([area(drawn) for drawn in draws.astype(np.float64)])
+    low, high = interval_ends(areas[:, None], LEVEL)[0]
     return Separation(
-        auc=_number(auc),
+        auc=_number(area(np.ones(count))),
         low=_number(low),
         high=_number(high),
-        seen=int(counts[0].sum()),
-        unseen=int(counts[1].sum()),
+        seen=len(pictures[0]),
+        unseen=len(pictures[1]),
         seen_grounded=_share(seen),
         unseen_grounded=_share(unseen),
     )
@@ -119,33 +126,19 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
-def _nats(kind: Sequence[Sequence[Mapping[str, Any]]]) -> list[NDArray[np.float64]]:
-    return [np.array([word["nats"] for word in own], dtype=np.float64) for own in kind]
+def _area(seen: NDArray[np.float64], unseen: NDArray[np.float64]) -> float:
+    """Area under the ROC curve: how many of all pairs are in order, equals by half.
 
+    Args:
+        seen: [K], how many seen words have each of K values, in rising order.
+        unseen: [K], the same of the unseen words.
 
-def _ordered_pairs(
-    seen: Sequence[NDArray[np.float64]], unseen: Sequence[NDArray[np.float64]]
-) -> NDArray[np.float64]:
-    """[P, P]: for two pictures, how many pairs of a seen word of one and an unseen one of the other are in order."""
-    pairs = np.zeros((len(seen), len(unseen)))
-    for row, own in enumerate(seen):
-        for column, other in enumerate(unseen):
-            above = own[:, None] - other
-            pairs[row, column] = (above > 0).sum() + 0.5 * (above == 0).sum()
-    return pairs
-
-
-def _areas(
-    drawn: NDArray[np.float64],
-    pairs: NDArray[np.float64],
-    seen: NDArray[np.float64],
-    unseen: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """[R] areas under the ROC curve for draws [R, P] of how often each picture counts; NaN without a pair."""
-    total = (drawn @ seen) * (drawn @ unseen)
-    right = ((drawn @ pairs) * drawn).sum(1)
-    areas: NDArray[np.float64] = np.divide(right, total, out=np.full_like(total, np.nan), where=total > 0)
-    return areas
+    Returns:
+        NaN without a pair.
+    """
+    total = seen.sum() * unseen.sum()
+    below = np.cumsum(unseen) - unseen
+    return float((seen * (below + 0.5 * unseen)).sum() / total) if total else np.nan
 
 
 def _share(kind: Sequence[Sequence[Mapping[str, Any]]]) -> float | None:

@@ -50,9 +50,9 @@ class EvaluatedSample:
     Attributes:
         key: the sample's key.
         answer: what the model said.
-        unscored: words of the answer that name nothing in the picture, with the reason.
+        unscored: words of the answer that are not evaluated, with the reason.
         rows: one per word and method, as they stand in `words.jsonl`; method by method, words in reading order.
-        seconds: what the answer took, and behind each method's name what its maps took.
+        seconds: what the answer took, and behind each method's name what its maps take by themselves.
         reliance: see `reliance_lines`; None where it was not measured.
         pictures: what is looked at behind the scores; None where none are kept, or no word was explained.
     """
@@ -146,10 +146,11 @@ class SampleEvaluator:
         named, unscored = named_words(answer, sample.objects, self.matcher)
         reliance = self._reliance(sample, inputs, trajectory, answer)
         words = [EvaluatedWord(word.target, word) for word in named]
+        left = unscored
         if self.every_grounded_word and reliance is not None:
-            words, unscored = with_grounded(words, unscored, answer, reliance)
+            words, left = with_grounded(words, unscored, answer, reliance)
         targets = [word.target for word in words]
-        runs = SharedRuns(inputs, trajectory, answer, targets, [sample.image])
+        runs = SharedRuns(inputs, trajectory, answer, targets, [sample.image], list(self.explainers.values()))
         rows: list[dict[str, Any]] = []
         maps: dict[str, Tensor] = {}
         if words:
@@ -163,22 +164,25 @@ class SampleEvaluator:
             if self.ceiling:
                 seen = F.adaptive_avg_pool2d(scorer.masks.float(), scorer.sample.cells)
                 maps[CEILING] = joint_min_max([seen])[0]
-                scores = scorer.score(maps[CEILING])
-                # Of a word without a mask there is no such map.
-                known = [
-                    own if word.mask is not None else dict.fromkeys(own)
-                    for own, word in zip(scores, words, strict=True)
-                ]
-                rows += _rows(sample, CEILING, words, known, trajectory)
+                rows += _rows(sample, CEILING, words, self._ceiling(scorer, words, maps[CEILING]), trajectory)
         return EvaluatedSample(
             sample.key,
             answer.text,
-            tuple(unscored),
+            tuple(left),
             tuple(rows),
             seconds,
             None if reliance is None else reliance_lines(reliance, unscored, named),
             self._pictures(sample, answer, words, maps) if self.keep_pictures and maps else None,
         )
+
+    def _ceiling(self, scorer: SampleScorer, words: Sequence[EvaluatedWord], maps: Tensor) -> list[Scores]:
+        """The scores of the words' own masks; of a word without a mask there is no such map."""
+        nothing: Scores = dict.fromkeys(measure.label for measure in self.measures)
+        if all(word.mask is None for word in words):
+            return [nothing] * len(words)
+        return [
+            nothing if word.mask is None else own for own, word in zip(scorer.score(maps), words, strict=True)
+        ]
 
     def _reliance(
         self, sample: Sample, inputs: Inputs, trajectory: Trajectory, answer: Answer

@@ -48,12 +48,14 @@ class SampleScorer:
         half_cell = round(min(height / cells[0], width / cells[1]) / 2)
         heat = torch.stack([stretch_map(each, (width, height)) for each in maps.float()])
         masks, classes = self.masks.to(heat.device), self.classes.to(heat.device)
+        known = masks.flatten(1).any(1)
         values: dict[str, list[float]] = {}
         for column in self.columns:
             if isinstance(column, AskingMeasure):
                 scores = column.measure.score(self.sample, maps, explainer)
             elif len(classes):
-                scores = column.score(heat, masks, classes, half_cell)
+                # Whatever else it is compared with: a word that names nothing known has no right place.
+                scores = column.score(heat, masks, classes, half_cell).where(known, math.nan)
             else:
                 scores = torch.full((len(maps),), math.nan)
             values[column.label] = scores.tolist()

@@ -71,11 +71,7 @@ class SharedRuns:
 
     def probe(self, explainer: Explainer) -> tuple[ProbedRun, float]:
         """Raw maps, and the seconds that they take by themselves."""
-        known = self._find(explainer)
-        if known is None:
-            self._make(explainer)
-            known = self._find(explainer)
-            assert known is not None  # noqa: S101  (what was just made)
+        known = self._find(explainer) or self._make(explainer)
         return known.probed, known.seconds
 
     def knows(self, explainer: Explainer) -> bool:
@@ -86,7 +82,7 @@ class SharedRuns:
         settings = explainer.raw_settings(self.trajectory)
         return next((each for each in self._known if each.settings == settings), None)
 
-    def _make(self, explainer: Explainer) -> None:
+    def _make(self, explainer: Explainer) -> _Known:
         """Make raw maps of a method, and of all others that can be fed by the same replays."""
         together = [explainer]
         settings = [explainer.raw_settings(self.trajectory)]
@@ -101,7 +97,8 @@ class SharedRuns:
             together, self.inputs, self.trajectory, self.targets, pictures=self.pictures
         )
         shared = time.perf_counter() - began - sum(each.seconds for each in made)
-        self._known.extend(
-            _Known(own, probed, shared + probed.seconds)
-            for own, probed in zip(settings, made, strict=True)
-        )
+        found = [
+            _Known(own, probed, shared + probed.seconds) for own, probed in zip(settings, made, strict=True)
+        ]
+        self._known.extend(found)
+        return found[0]

@@ -48,13 +48,14 @@ class Summary:
         differences: method -> metric -> its mean difference to the first method, over the words that both have a
             score for; every method but the first.
         samples: number of samples that were evaluated.
-        pictures: number of them with at least one scored word; these are drawn for the intervals.
-        words: number of words that name something in the picture.
-        unscored: reason -> number of words that are not scored.
-        skipped: number of samples that could not be read.
-        seconds: method -> seconds per picture with scored words; "answer" is what reading and denoising took.
+        pictures: number of them with at least one evaluated word; these are drawn for the intervals.
+        words: number of words that were evaluated.
+        unscored: reason -> number of words that are not evaluated.
+        skipped: number of samples that could not be read or answered.
+        seconds: method -> seconds per picture with evaluated words; "answer" is what reading and denoising took.
         reliance: how well visual reliance tells words that are seen from words that are not; None where it was not
             measured.
+        first_skipped: why the first of the skipped samples was; None if none was.
         resamples: how often the pictures were drawn.
         level: of the intervals.
         seed: of the draws.
@@ -72,6 +73,7 @@ class Summary:
     skipped: int
     seconds: Mapping[str, float]
     reliance: Separation | None = None
+    first_skipped: str | None = None
     resamples: int = RESAMPLES
     level: float = LEVEL
     seed: int = 0
@@ -90,6 +92,7 @@ def summarise(
     dataset: str,
     methods: Sequence[str],
     metrics: Mapping[str, bool],
+    first_skipped: str | None = None,
     seed: int = 0,
 ) -> Summary:
     """Summarise the lines of an evaluation.
@@ -97,11 +100,12 @@ def summarise(
     Args:
         rows: those of `words.jsonl`.
         samples: those of `samples.jsonl`.
-        skipped: number of samples that could not be read.
+        skipped: number of samples that could not be read or answered.
         model: name of the model.
         dataset: name of the dataset.
         methods: names of all methods; the others are compared with the first.
         metrics: metric -> whether higher is better.
+        first_skipped: why the first of the skipped samples was.
         seed: of the bootstrap.
     """
     by_method: dict[str, list[Mapping[str, Any]]] = {method: [] for method in methods}
@@ -128,6 +132,7 @@ def summarise(
         skipped=skipped,
         seconds=_seconds(samples),
         reliance=separation(samples, seed),
+        first_skipped=first_skipped,
         seed=seed,
     )
 

@@ -81,6 +81,8 @@ def _headings(summary: Summary) -> list[str]:
 
 def _remarks(summary: Summary) -> Iterator[str]:
     """What must be known to read the numbers."""
+    if not summary.words:
+        yield f"no word was evaluated: {_nothing_found(summary)}"
     yield (
         f"{summary.words} words in {summary.pictures} of {summary.samples} pictures; intervals from "
         f"{summary.resamples} draws of pictures"
@@ -100,9 +102,19 @@ def _remarks(summary: Summary) -> Iterator[str]:
         if missing:
             yield f"{metric}: {missing} words without a score in one method at least"
     if summary.skipped:
-        yield f"skipped: {summary.skipped} samples that could not be read (skipped.jsonl)"
-    yield "seconds per picture: " + ", ".join(
-        f"{name} {value:.2f}" for name, value in summary.seconds.items()
+        yield f"skipped: {summary.skipped} samples, the first because {summary.first_skipped} (skipped.jsonl)"
+    if summary.seconds:
+        yield "seconds per picture: " + ", ".join(
+            f"{name} {value:.2f}" for name, value in summary.seconds.items()
+        )
+
+
+def _nothing_found(summary: Summary) -> str:
+    if not summary.samples:
+        return "every sample was skipped"
+    return (
+        "in no answer is a word that names something annotated (samples.jsonl has the answers); words without a mask "
+        "are evaluated with every_grounded_word, by metrics that ask the model"
     )
 
 

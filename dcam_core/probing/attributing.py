@@ -87,14 +87,10 @@ def _asked(label: str, attribution: ModelAttribution, replays: Replays) -> Evide
         scores, log_probabilities = replays.log_probabilities()
         shape = [len(replays.readings), len(replays.positions)]
         values = _checked(label, shape, partial(attribution, replays), f"on {shape[0]} readings")
-    return Evidence(
-        tuple(range(shape[0])), values, scores, log_probabilities, time.perf_counter() - began
-    )
+    return Evidence(tuple(range(shape[0])), values, scores, log_probabilities, time.perf_counter() - began)
 
 
-def _fed(
-    label: str, attribution: Attribution, replays: Replays, batch: Sequence[Probed]
-) -> Evidence:
+def _fed(label: str, attribution: Attribution, replays: Replays, batch: Sequence[Probed]) -> Evidence:
     """What an attribution makes of what was probed, one `Probed` per layer."""
     if batch[0].activations.is_cuda:
         torch.cuda.synchronize()  # otherwise what the replay has still to do would count as its work

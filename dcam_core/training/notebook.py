@@ -43,7 +43,8 @@ class Notebook:
     """
 
     def __init__(self, trainer: L.Trainer) -> None:
-        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
+        # Not `trainer.log_dir`: it is agreed upon by all ranks, who would be waited for.
+        self._folder = Path(trainer.default_root_dir)
         self._own = None if trainer.loggers else CSVLogger(trainer.default_root_dir, name="dcam")
         self._loggers: list[Logger] = [self._own] if self._own else list(trainer.loggers)
 

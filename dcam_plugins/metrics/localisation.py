@@ -20,6 +20,7 @@ __all__ = [
     "pointing",
 ]
 
+
 class Overlap(NamedTuple):
     """How well found pixels agree with an object.
 

@@ -61,7 +61,7 @@ def outlined(fine: Tensor, maps: Tensor, rest: float) -> Tensor:
     A guided map smears what lies outside an object over the windows that reach there, and loses the order of it. But
     the rest of the evidence is evidence too: a word is also said because of what stands beside its object, and
     deleting and inserting by a map without it is no better than by the object's mask. So pixels above Otsu's
-    threshold of the fine map take the upper part of the range, and all others the coarse map in the lower, cell by cell.
+    threshold of the fine map take the upper part of the range, all others the coarse map in the lower, cell by cell.
 
     Args:
         fine: [B, H', W'] in [0, 1], any floating dtype.

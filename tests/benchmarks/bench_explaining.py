@@ -13,10 +13,10 @@ import torch
 
 from dcam_core import Adapter, Explainer, Inputs, Trajectory, load_model
 from dcam_core.denoising import denoise
+from dcam_core.estimating import PeakTensorMemory
 from dcam_core.probing.targets import select_targets
 from dcam_core.probing.untouched import untouched
 
-from .peak_memory import PeakTensorMemory
 from .scenes_answers import answers
 
 __all__ = ["run", "to_markdown"]

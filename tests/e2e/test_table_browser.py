@@ -116,7 +116,7 @@ def test_heat_is_drawn_as_it_was_scored_and_the_outline_round_the_mask(visit, ru
         grid = torch.from_numpy(kept.maps[name][1].astype(np.float32) / 255)
         expected = heat_palette()[(stretch_map(grid, (width, height)) * 255).round().long().numpy()]
         found = np.array(pixels).reshape(height, width, 4)
-        # A value may be rounded to its neighbour, where opacity is low 4 apart. Colours are not compared there, because
+        # A value may be rounded to its neighbour, where opacity is low 4 apart. There colours are not compared:
         # browsers keep them multiplied by the opacity.
         assert np.abs(found[..., 3] - expected[..., 3].astype(int)).max() <= 4, name
         strong = expected[..., 3] > 100

@@ -16,7 +16,7 @@ from dcam_core.training import DiffusionCAM
 from support.toy_training import ToyTraining, batches, scene, trainer
 
 
-def main(folder: Path, how: str, every_rank: bool) -> None:
+def main(folder: Path, how: str) -> None:
     callback = DiffusionCAM(
         [scene()],
         every_n_train_steps=2,
@@ -24,7 +24,6 @@ def main(folder: Path, how: str, every_rank: bool) -> None:
         metrics=[],
         max_time_fraction=None,
         strict=True,
-        every_rank=every_rank,
     )
     L.seed_everything(1, verbose=False)
     module = ToyTraining()
@@ -40,4 +39,4 @@ def main(folder: Path, how: str, every_rank: bool) -> None:
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:] == ["everyone"])
+    main(Path(sys.argv[1]), sys.argv[2])

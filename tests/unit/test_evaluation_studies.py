@@ -11,7 +11,6 @@ import yaml
 from PIL import Image
 from support.toy_things import PROMPTS
 
-from dcam_core import Explainer
 from dcam_core.cli.main import main
 from dcam_core.errors import UsageError
 from dcam_core.evaluation import Ablation, Layers, Sweep, Variant, evaluate
@@ -19,6 +18,7 @@ from dcam_core.evaluation.methods import expand, named_methods
 from dcam_core.evaluation.plots import ablation_figure, line_figure, rendered
 from dcam_core.evaluation.summary import Estimate, Summary
 from dcam_core.plugins import PluginManager
+from dcam_core.probing.replays import Replays
 from dcam_core.testing.toy import toy_adapter
 
 PLUGINS = ("dcam_plugins.plugin", "dcam_core.testing.plugin", "support.toy_things")
@@ -158,10 +158,8 @@ def test_a_variant_of_a_variant_keeps_its_settings(variants):
 
 def test_variants_score_as_methods_written_out_and_share_their_raw_maps(toy, manager, tmp_path, monkeypatch):
     probed = []
-    given = Explainer.probe_run
-    monkeypatch.setattr(
-        Explainer, "probe_run", lambda self, *a, **k: probed.append(1) or given(self, *a, **k)
-    )
+    given = Replays.probed
+    monkeypatch.setattr(Replays, "probed", lambda self: probed.append(1) or given(self))
     toy(["diffusion-cam"], [Ablation(), Sweep(f"refiners.{SICD}.peak_weight", [0.5])])
     assert len(probed) == len(PROMPTS)  # once per sample for all seven
     shared = rows(tmp_path / "out")

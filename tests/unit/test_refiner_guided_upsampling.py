@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from dcam_core import Explainer, load_explanation, load_model
 from dcam_core.errors import ConfigurationError
 from dcam_core.refiner import RefinerContext
-from dcam_plugins.metrics import intersection_over_union
+from dcam_plugins.metrics import found_pixels, intersection_over_union
 from dcam_plugins.refiners import GuidedUpsampling, guided_upsampling
+from dcam_plugins.refiners.guided_upsampling import outlined
 from dcam_plugins.scenes import Scenes
 
 
@@ -95,6 +96,80 @@ def test_parameters_and_a_missing_picture_are_refused_with_the_remedy():
     context = RefinerContext(raw=maps, denoising_steps=4, image_size=64, answer_ids=(1,))
     with pytest.raises(ConfigurationError, match="needs the picture"):
         GuidedUpsampling()(maps, context)
+
+
+# -- the outline, and the rest ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def surrounded(painted):
+    """The painted disc, its mask, and a coarse map of it with weaker evidence, all of it different, around it."""
+    picture, mask, seen = painted
+    around = torch.linspace(0.05, 0.3, 64)[torch.randperm(64)].view(1, 8, 8)
+    return picture, mask, torch.maximum(seen, around)
+
+
+def cells_without_outline(clear: torch.Tensor) -> torch.Tensor:
+    """[8, 8] bool: the cells of 12 x 12 pixels that no clear pixel lies in."""
+    return torch.nn.functional.max_pool2d(clear[None].float(), 12)[0] == 0
+
+
+def test_inside_the_outline_stands_the_fine_map_and_outside_the_coarse_one(surrounded):
+    picture, mask, coarse = surrounded
+    fine = guided_upsampling(coarse, picture, cells=3, pixels=16, epsilon=1e-3)
+    clear = found_pixels(fine / fine.amax())[0]
+    whole = outlined(fine, coarse, rest=0.25)
+    assert whole[0][clear].min() >= 0.5 > 0.25 >= whole[0][~clear].max()
+    free = cells_without_outline(clear)
+    kept = torch.nn.functional.avg_pool2d(whole, 12)[0]
+    assert 40 < free.sum() < 64
+    assert torch.equal(kept[free].argsort(), coarse[0][free].argsort())
+    assert torch.allclose(kept[free], 0.25 * coarse[0][free])
+    before, after = (intersection_over_union(maps, mask[None]).item() for maps in (fine / fine.amax(), whole))
+    assert after == before > 0.98
+
+
+def test_a_map_that_the_windows_wear_down_does_not_sink_below_its_rest():
+    coarse = torch.full((1, 8, 8), 0.1)
+    coarse[0, 2, 2], coarse[0, 6, 6] = (
+        1,
+        0.9,
+    )  # one cell each: little is left of them in a window of 4 x 4 cells
+    fine = guided_upsampling(coarse, torch.full((3, 96, 96), 0.4), cells=4, pixels=16, epsilon=1e-3)
+    assert fine.max() < 0.25
+    whole, clear = outlined(fine, coarse, rest=0.25), found_pixels(fine / fine.amax())
+    assert whole[~clear].max() <= 0.25 < 0.5 <= whole[clear].min()
+    assert whole.max() == pytest.approx(1)
+
+
+def test_a_faint_map_stays_faint_and_an_empty_one_empty(surrounded):
+    picture, _, coarse = surrounded
+    whole, faint, empty = GuidedUpsampling(rest=0.25)(
+        torch.cat([coarse, 0.05 * coarse, 0 * coarse]),
+        RefinerContext(raw=coarse, denoising_steps=4, image_size=64, answer_ids=(1,), picture=picture),
+    )
+    assert torch.allclose(faint, 0.05 * whole, atol=1e-5)
+    assert empty.eq(0).all()
+
+
+@settings(max_examples=25, deadline=None)
+@given(rest=st.floats(0, 0.5), seed=st.integers(0, 1000))
+def test_maps_with_a_rest_are_in_range_and_the_same_alone_as_together(rest, seed):
+    random = torch.Generator().manual_seed(seed)
+    coarse, picture = torch.rand(3, 5, 4, generator=random), torch.rand(3, 30, 40, generator=random)
+    fine = guided_upsampling(coarse, picture, 2, 8, 1e-3)
+    together = outlined(fine, coarse, rest)
+    assert 0 <= together.min() <= together.max() <= 1
+    assert torch.allclose(together.amax((1, 2)), coarse.amax((1, 2)))
+    for index in range(3):
+        assert torch.equal(outlined(fine[[index]], coarse[[index]], rest)[0], together[index])
+    assert outlined(fine[:0], coarse[:0], rest).shape == (0, 30, 32)
+
+
+@pytest.mark.parametrize("rest", [-0.1, 0.6, float("nan")])
+def test_a_rest_that_is_no_share_is_refused(rest):
+    with pytest.raises(ConfigurationError, match=r"share of the range .* 0 to 0\.5, or null"):
+        GuidedUpsampling(rest=rest)
 
 
 def test_our_own_method_gives_maps_as_fine_as_the_picture_and_keeps_them(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 __all__ = ["PeakTensorMemory"]
 
@@ -15,34 +16,40 @@ class PeakTensorMemory(TorchDispatchMode):
     """Counts the bytes of the tensors that were made inside and are alive, and remembers the highest count.
 
     Sizes of storages rather than of the process: the figure depends neither on the allocator nor on what ran
-    before, so that two figures of one run can be divided by each other.
+    before, so that two figures of one run can be divided by each other. Fake tensors count like real ones. What a
+    kernel takes and gives back within itself is not seen.
 
     Attributes:
-        peak: highest number of bytes alive at once.
+        alive: number of bytes alive now.
+        peak: highest number of bytes alive at once, since the beginning or the last `restart`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._alive: dict[int, int] = {}
-        self._bytes = 0
+        self._sizes: dict[int, int] = {}
+        self.alive = 0
         self.peak = 0
+
+    def restart(self) -> None:
+        """Forget the peak; what is alive goes on counting."""
+        self.peak = self.alive
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count what it made."""
         result = function(*args, **(kwargs or {}))
-        for value in result if isinstance(result, (tuple, list)) else (result,):
+        for value in tree_leaves(result):
             if isinstance(value, torch.Tensor):
                 self._count(value.untyped_storage())
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
-        if key in self._alive or not storage.nbytes():
+        if key in self._sizes or not storage.nbytes():
             return
-        self._alive[key] = storage.nbytes()
-        self._bytes += storage.nbytes()
-        self.peak = max(self.peak, self._bytes)
+        self._sizes[key] = storage.nbytes()
+        self.alive += storage.nbytes()
+        self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:
-        self._bytes -= self._alive.pop(key, 0)
+        self.alive -= self._sizes.pop(key, 0)
