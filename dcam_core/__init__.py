@@ -40,6 +40,7 @@ _EXPORTS = {
     "SamplerSettings": "denoising.settings",
     "Trajectory": "denoising.trajectory",
     "default_manager": "plugins",
+    "estimate_memory": "estimating.estimating",
     "hookimpl": "hookspecs",
     "load_explanation": "results.explanation",
     "load_model": "models",
@@ -69,6 +70,7 @@ __all__ = [
     "Trajectory",
     "__version__",
     "default_manager",
+    "estimate_memory",
     "hookimpl",
     "load_explanation",
     "load_model",
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from dcam_core.denoising.settings import SamplerSettings
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.errors import DcamError
+    from dcam_core.estimating.estimating import estimate_memory
     from dcam_core.explainer import Explainer
     from dcam_core.hookspecs import hookimpl
     from dcam_core.inputs import ImageView, Inputs

@@ -78,6 +78,24 @@ class Adapter(ABC):
         """
 
     @classmethod
+    def outline(cls, folder: Path, placement: Placement = Placement()) -> Self:  # noqa: B008  (immutable)
+        """The model of a checkpoint folder without its weights: its parameters lie on the meta device.
+
+        For what can be told before anything is loaded, such as how much memory a run will take. Shapes and dtypes are
+        those of `load` with the same arguments; nothing is quantised or spread over devices. Here: what `load` gives,
+        which tells as much and takes longer. A family that is built on the meta device anyway overrides it, with the
+        options of its `load`.
+
+        Args:
+            folder: as for `load`; the weights may be absent, where config.json says all.
+            placement: its dtype counts.
+
+        Raises:
+            CheckpointError: as `load`, as far as it can be seen without weights.
+        """
+        return cls.load(folder, placement)
+
+    @classmethod
     @abstractmethod
     def wrap(
         cls,

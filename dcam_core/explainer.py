@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import torch
 from PIL import Image
@@ -18,6 +18,8 @@ from dcam_core.choices import Choices
 from dcam_core.denoising.given import given_trajectory
 from dcam_core.denoising.sampler import DenoisingStep
 from dcam_core.errors import ConfigurationError, PluginError
+from dcam_core.estimating.chunks import AUTO, STATES_PER_FORWARD, chunk_size, states_that_fit
+from dcam_core.estimating.running import Plan, estimate_run
 from dcam_core.method import DEFAULT_METHOD, Method, find_method, names_setting, resolve_method
 from dcam_core.models import load_model
 from dcam_core.picture import read_pictures
@@ -52,6 +54,7 @@ from dcam_core.results.run import ExplainedRun, ProbedRun, RunMaps
 if TYPE_CHECKING:
     from dcam_core.attribution import Attribution
     from dcam_core.denoising.trajectory import Trajectory
+    from dcam_core.estimating.estimate import MemoryEstimate
     from dcam_core.inputs import Inputs
     from dcam_core.plugins import PluginManager
     from dcam_core.plugins.registry import Registry
@@ -97,9 +100,12 @@ class Explainer:
             gives a `GradientTarget`, with any of the arguments of `dcam_gradient_target` (`name`, `parameters`,
             `target`, `adapter`, `trajectory`).
         manager: the installed plugins; None: those that `dcam_core.default_manager` found.
-        states_per_forward: how many replayed states share a forward pass; bounds peak memory.
+        states_per_forward: how many replayed states share a forward pass; bounds peak memory. "auto": as many as the
+            free memory of the device will hold, by an estimate. Where memory runs out, it is halved.
         targets_per_backward: how many targets of one state share a vectorised backward pass; 1 needs the
             least memory.
+        checkpointing: blocks above the probed module keep their inputs alone for the backward pass, and are computed
+            anew in it: less memory, more time, the same maps.
 
     Values of these three are stronger than `overrides`. Their functions are asked before `plugins`; one that
     answers None passes the question on, and is asked by the name of the method's own setting.
@@ -121,11 +127,12 @@ class Explainer:
         mask_step: str | int | Callable[..., Sequence[ProbeState] | None] | None = None,
         gradient_target: str | Mapping[str, Any] | Callable[..., GradientTarget | None] | None = None,
         manager: PluginManager | None = None,
-        states_per_forward: int = 8,
+        states_per_forward: int | Literal["auto"] = STATES_PER_FORWARD,
         targets_per_backward: int = 1,
+        checkpointing: bool = False,
     ) -> None:
-        if states_per_forward < 1 or targets_per_backward < 1:
-            raise ConfigurationError("states_per_forward and targets_per_backward must be at least 1")
+        if targets_per_backward < 1:
+            raise ConfigurationError(f"targets_per_backward is {targets_per_backward}: give at least 1")
         self.manager = manager or default_manager()
         self.model = model if isinstance(model, Adapter) else load_model(model, manager=self.manager)
         self._choices = Choices.of(
@@ -136,8 +143,10 @@ class Explainer:
             resolve_method(name, path, checkpoint=self.model.folder, overrides=overrides)
         )
         self._mask_step_chosen = mask_step is not None or names_setting(overrides, "mask_step")
-        self._states_per_forward = states_per_forward
+        self._states_per_forward = chunk_size(states_per_forward)
+        self._fits_free_memory = states_per_forward == AUTO
         self._targets_per_backward = targets_per_backward
+        self._checkpointing = checkpointing
 
         registries = self.manager.registries
         named = self.method.probe_layer
@@ -575,6 +584,38 @@ class Explainer:
             (raw,) = make_raw_maps([self._attribution], replays, readings, asked.targets)
         return DifferentiableMaps(asked.answer.text, asked.targets, tuple(raw.maps))
 
+    def estimate_memory(
+        self,
+        image_size: tuple[int, int],
+        targets: int = 1,
+        *,
+        prompt: str = "describe the picture",
+        quantisation: str | None = None,
+    ) -> MemoryEstimate:
+        """How much memory an explanation will take; nothing is computed. The model may be an outline without weights.
+
+        Args:
+            image_size: (width, height) of the picture in pixels.
+            targets: how many words are explained.
+            prompt: what is asked; only its length matters.
+            quantisation: how the blocks of an outline will be quantised; None: they will not.
+
+        Raises:
+            UsageError: the picture has no pixels, or the answer region is shorter than so many targets.
+            ConfigurationError: the run cannot be followed without numbers.
+        """
+        plan = Plan(
+            self.model,
+            self.method.name,
+            self._sampler,
+            self._attribution,
+            self._refiners,
+            self._prepare,
+            self._readings,
+            self._replays_as_asked,
+        )
+        return estimate_run(plan, image_size, targets, prompt, quantisation)
+
     def _ask(
         self,
         pictures: Sequence[Image.Image],
@@ -637,6 +678,19 @@ class Explainer:
         pictures: Sequence[Image.Image],
     ) -> Replays:
         """The run as the attribution gets it."""
+        replays = self._replays_as_asked(inputs, trajectory, readings, pictures)
+        if self._fits_free_memory and replays.readings:
+            return dataclasses.replace(replays, states_per_forward=states_that_fit(replays))
+        return replays
+
+    def _replays_as_asked(
+        self,
+        inputs: Inputs,
+        trajectory: Trajectory,
+        readings: Sequence[TargetReading],
+        pictures: Sequence[Image.Image],
+    ) -> Replays:
+        """The same, whatever memory is free."""
         return Replays(
             self.model,
             inputs,
@@ -647,6 +701,7 @@ class Explainer:
             pictures,
             states_per_forward=self._states_per_forward,
             targets_per_backward=self._targets_per_backward,
+            checkpointing=self._checkpointing,
         )
 
     def _settings(self, trajectory: Trajectory, decided_by: Mapping[str, Sequence[str]]) -> dict[str, Any]:

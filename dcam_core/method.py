@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from dcam_core.errors import ConfigurationError
+from dcam_core.plugins.entry import normalise
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Layer
@@ -70,7 +71,8 @@ class Method:
 INVALID_STEPS = ("refuse", "warn")
 
 _KEYS = tuple(f.name for f in dataclasses.fields(Method) if f.name != "name")
-_MAPPINGS = ("attribution", "gradient_target", "refiners", "sampler")
+_NAMED = ("attribution", "gradient_target")  # a `name`, and the parameters of what is called so
+_MAPPINGS = (*_NAMED, "refiners", "sampler")
 
 
 def find_method(method: str | Path, registry: Registry[Path]) -> tuple[str, Path]:
@@ -102,6 +104,9 @@ def resolve_method(
 ) -> Method:
     """Merge preset < checkpoint's measured defaults < overrides.
 
+    What names another attribution or gradient target starts with that one's own defaults: the parameters of the
+    first are not its.
+
     Args:
         name: the preset's name.
         preset: its YAML file.
@@ -119,13 +124,13 @@ def resolve_method(
     layers.append(_overrides(overrides))
     for layer in layers:
         _check_keys(layer)
-    merged = OmegaConf.to_container(OmegaConf.merge(*layers), resolve=True)
+    merged = OmegaConf.to_container(_merged(layers), resolve=True)
     if not isinstance(merged, dict):
         raise ConfigurationError(f"method {name!r} is not a mapping of settings")
     for key in _MAPPINGS:
         if not isinstance(merged.get(key, {}), dict):
             raise ConfigurationError(f"{key} is {merged[key]!r}: write {key}.NAME=VALUE")
-    for key in ("attribution", "gradient_target"):
+    for key in _NAMED:
         if key in merged and "name" not in merged[key]:
             raise ConfigurationError(f"method {name!r}: {key} has no 'name'; write {key}: {{name: ...}}")
     if "attribution" not in merged:
@@ -150,6 +155,20 @@ def names_setting(overrides: Sequence[str] | Mapping[str, Any], setting: str) ->
     """Whether overrides, in either form, say something about a setting of the first level."""
     names = overrides if isinstance(overrides, Mapping) else [item.split("=", 1)[0] for item in overrides]
     return setting in [name.strip() for name in names]
+
+
+def _merged(layers: Sequence[DictConfig]) -> DictConfig:
+    """The layers, each laid over those before it."""
+    merged = OmegaConf.create()
+    for layer in layers:
+        for key in _NAMED:
+            below, above = merged.get(key), layer.get(key)
+            if not isinstance(below, DictConfig) or not isinstance(above, DictConfig):
+                continue
+            if "name" in above and normalise(str(above.name)) != normalise(str(below.get("name"))):
+                merged[key] = {}
+        merged.merge_with(layer)
+    return merged
 
 
 def _read(path: Path) -> DictConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     from dcam_core.plugins import PluginManager
     from dcam_core.plugins.registry import AdapterRegistry
 
-__all__ = ["MisfitError", "checkpoint_folder", "load_model", "read_config", "wrap_model"]
+__all__ = ["MisfitError", "checkpoint_folder", "load_model", "outline_model", "read_config", "wrap_model"]
 
 # Weights, configuration and tokenizer, never code; pickled weights only where there are no others.
-_HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.yaml"]
+_HUB_TEXTS = ["*.json", "*.jinja", "*.txt", "*.model", "*.yaml"]
+_HUB_FILES = [*_HUB_TEXTS, "*.safetensors"]
 _HUB_PICKLES = ["pytorch_model*.bin"]
 
 
@@ -84,11 +85,59 @@ def load_model(
         CheckpointError: the folder is not a complete checkpoint of a known family.
         ConfigurationError: no such device, dtype, placement or option.
     """
-    manager = manager or default_manager()
     placement = Placement.of(
         device=device, dtype=dtype, device_map=device_map, max_memory=max_memory, quantisation=quantisation
     )
-    folder, family = _locate(str(name), revision, manager)
+    manager = manager or default_manager()
+    return _made(name, placement, adapter, revision, manager, options, weights=True)
+
+
+def outline_model(
+    name: str | Path,
+    *,
+    adapter: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    device_map: str | Mapping[str, str | int | torch.device] | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    quantisation: str | None = None,
+    revision: str | None = None,
+    manager: PluginManager | None = None,
+    **options: Any,
+) -> Adapter:
+    """A model without its weights, as far as its family can be built so; see `Adapter.outline`.
+
+    The arguments are those of `load_model`. Of a hub id, configuration and tokenizer alone are downloaded.
+
+    Returns:
+        The model behind its adapter; its parameters are on the meta device, or loaded where that cannot be had.
+
+    Raises:
+        UnknownNameError: as `load_model`.
+        CheckpointError: as `load_model`.
+        ConfigurationError: as `load_model`.
+    """
+    placement = Placement.of(
+        device=device, dtype=dtype, device_map=device_map, max_memory=max_memory, quantisation=quantisation
+    )
+    # What a quantisation and a device map need of this machine is not needed yet.
+    plain = Placement(placement.device, placement.dtype)
+    manager = manager or default_manager()
+    return _made(name, plain, adapter, revision, manager, options, weights=False)
+
+
+def _made(
+    name: str | Path,
+    placement: Placement,
+    adapter: str | None,
+    revision: str | None,
+    manager: PluginManager,
+    options: Mapping[str, Any],
+    *,
+    weights: bool,
+) -> Adapter:
+    """A model that its adapter makes of a checkpoint folder; what goes wrong is said with the folder."""
+    folder, family = _locate(str(name), revision, manager, weights=weights)
     config = read_config(folder)
     family = adapter or family
     registry = manager.registries.adapters
@@ -98,8 +147,13 @@ def load_model(
         raise CheckpointError(f"{folder}: {error}") from error
     chosen = entry.load()
     _check_options(chosen, options)
+    make: Callable[..., object] = chosen.outline
+    if weights or "outline" not in _defined_below(chosen, Adapter):
+        make = chosen.load
+        # A family that has to load the model to tell what it is needs the weights, too.
+        folder = folder if weights else _locate(str(name), revision, manager, weights=True)[0]
     try:
-        model: object = chosen.load(folder, placement, **options)
+        model = make(folder, placement, **options)
     except CheckpointError as error:
         found = str(error) if str(folder) in str(error) else f"{folder}: {error}"
         hints = _hints(error, entry.name, config, registry)
@@ -107,7 +161,7 @@ def load_model(
     if not isinstance(model, Adapter):
         raise PluginError(
             entry.plugin,
-            f"{entry.label} gave {indefinite(type(model).__name__)} from `load`: expected an instance of "
+            f"{entry.label} gave {indefinite(type(model).__name__)} from `{make.__name__}`: expected an instance of "
             f"{chosen.__qualname__}",
         )
     model.name, model.folder = str(name), folder
@@ -161,12 +215,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def checkpoint_folder(name: str, revision: str | None = None) -> Path:
+def checkpoint_folder(name: str, revision: str | None = None, *, weights: bool = True) -> Path:
     """The folder of a checkpoint: the one of that name, or a snapshot of a hub repository.
 
     Args:
         name: a folder, or a hub id "owner/name".
         revision: branch, tag or commit of a hub id.
+        weights: False: of a hub repository, everything else is enough.
 
     Raises:
         FileNotFoundError: it is a path, or no hub id, and there is no such folder.
@@ -187,8 +242,9 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
     if name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise FileNotFoundError(f"a folder {name} does not exist")
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=_HUB_FILES))
-        if not any(folder.rglob("*.safetensors")):
+        wanted = _HUB_FILES if weights else _HUB_TEXTS
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+        if weights and not any(folder.rglob("*.safetensors")):
             patterns = [*_HUB_FILES, *_HUB_PICKLES]
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
     except HFValidationError as error:
@@ -203,7 +259,9 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
     return folder
 
 
-def _locate(name: str, revision: str | None, manager: PluginManager) -> tuple[Path, str | None]:
+def _locate(
+    name: str, revision: str | None, manager: PluginManager, *, weights: bool
+) -> tuple[Path, str | None]:
     """Folder of a model and, for an embedded one, its family."""
     models = manager.registries.models
     if name in models:
@@ -213,7 +271,7 @@ def _locate(name: str, revision: str | None, manager: PluginManager) -> tuple[Pa
             )
         return Path(models.get(name)), models.entry(name).metadata.get("adapter")
     try:
-        return checkpoint_folder(name, revision), None
+        return checkpoint_folder(name, revision, weights=weights), None
     except FileNotFoundError as error:
         hint = (
             "It is no folder and no hub id either."
@@ -222,6 +280,12 @@ def _locate(name: str, revision: str | None, manager: PluginManager) -> tuple[Pa
         )
         missing, cause = missing_because(manager.plugins, name)
         raise UnknownNameError("model", name, models.names, f"{hint} {missing}".rstrip()) from cause or error
+
+
+def _defined_below(chosen: type, base: type) -> set[str]:
+    """Names that a class or its bases below one of them define."""
+    above = chosen.__mro__[: chosen.__mro__.index(base)]
+    return {name for each in above for name in vars(each)}
 
 
 def _check_options(chosen: type[Adapter], options: Mapping[str, Any]) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
-from dcam_core.errors import CheckpointError
+import torch
 
-__all__ = ["config_values", "refuse", "require_fields"]
+from dcam_core.errors import CheckpointError
+from dcam_core.placement import DTYPES
+
+__all__ = ["config_values", "refuse", "require_fields", "stated_dtype"]
 
 
 def config_values(source: Any) -> Mapping[str, Any]:
@@ -28,6 +31,16 @@ def config_values(source: Any) -> Mapping[str, Any]:
     to_dict = getattr(source, "to_dict", None)
     values: Mapping[str, Any] = to_dict() if callable(to_dict) else vars(source)
     return values
+
+
+def stated_dtype(values: Mapping[str, Any]) -> torch.dtype:
+    """The dtype of the weights as config.json says it, under its older or newer name; float32 if it does not.
+
+    Args:
+        values: the content of config.json.
+    """
+    stated = values.get("dtype") or values.get("torch_dtype")
+    return DTYPES.get(str(stated).removeprefix("torch."), torch.float32)
 
 
 def require_fields(values: Mapping[str, Any], names: Iterable[str], *, family: str) -> None:

@@ -16,7 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dcam_adapters.common.checkpoint import assign_weights, read_generation, weight_files
+from dcam_adapters.common.checkpoint import (
+    assign_weights,
+    outline_weights,
+    present_weight_files,
+    read_generation,
+    weight_files,
+)
+from dcam_adapters.common.config_fields import stated_dtype
 from dcam_adapters.common.language import language_model
 from dcam_adapters.common.layouts import PictureLayout
 from dcam_adapters.common.llava_config import LlavaConfig
@@ -149,9 +156,32 @@ class LlavaAdapter(MaskedAdapter[ConfigT]):
         files = weight_files(folder)
         with torch.device("meta"):
             model = cls.network(config)
-        ignored = (*IGNORED, rf"{TOWER_LAYERS}\.{config.vision.layers}\..*")
+        ignored = cls._ignored(config)
         assign_weights(model, files, placement=placement, blocks=cls.paths.blocks, ignored=ignored)
         return cls(model.eval(), config, load_tokenizer(folder), generation=read_generation(folder))
+
+    @classmethod
+    def outline(cls, folder: Path, placement: Placement = Placement()) -> Self:  # noqa: B008  (immutable)
+        """The same on the meta device; see `Adapter.outline`.
+
+        Args:
+            folder: the checkpoint; without weights, they are taken to be of config.json's dtype.
+            placement: dtype of the weights.
+
+        Raises:
+            CheckpointError: a file or tensor is missing, unexpected or mis-shaped.
+        """
+        config: Any = cls.config_type.of(found := read_config(folder))
+        with torch.device("meta"):
+            model = cls.network(config).to(stated_dtype(found))
+        files = present_weight_files(folder)
+        outline_weights(model, files, placement=placement, ignored=cls._ignored(config))
+        return cls(model.eval(), config, load_tokenizer(folder), generation=read_generation(folder))
+
+    @staticmethod
+    def _ignored(config: Any) -> tuple[str, ...]:
+        """Names of tensors of a checkpoint that the model does not have."""
+        return (*IGNORED, rf"{TOWER_LAYERS}\.{config.vision.layers}\..*")
 
     @classmethod
     def wrap(

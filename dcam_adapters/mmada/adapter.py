@@ -11,7 +11,14 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from dcam_adapters.common.checkpoint import assign_weights, read_generation, weight_files
+from dcam_adapters.common.checkpoint import (
+    assign_weights,
+    outline_weights,
+    present_weight_files,
+    read_generation,
+    weight_files,
+)
+from dcam_adapters.common.config_fields import stated_dtype
 from dcam_adapters.common.language import language_model
 from dcam_adapters.common.masked import MaskedAdapter
 from dcam_adapters.common.merging import several
@@ -135,6 +142,37 @@ class MMaDAAdapter(MaskedAdapter[MMaDAConfig]):
         with torch.device("meta"):
             model = MMaDA(config)
         assign_weights(model, weight_files(folder), placement=placement, blocks=BLOCKS)
+        return cls(
+            model.eval(),
+            config,
+            image_tokenizer,
+            load_tokenizer(folder),
+            generation=read_generation(folder),
+        )
+
+    @classmethod
+    def outline(
+        cls,
+        folder: Path,
+        placement: Placement = Placement(),  # noqa: B008  (frozen)
+        *,
+        vq: str | Path | None = None,
+    ) -> Self:
+        """The same on the meta device; see `Adapter.outline`. The image tokenizer is small, and is loaded.
+
+        Args:
+            folder: the checkpoint; without weights, they are taken to be of config.json's dtype.
+            placement: dtype of the language model's weights.
+            vq: as in `load`.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        config = MMaDAConfig.from_dict(found := read_config(folder))
+        image_tokenizer = Magvit.load(image_tokenizer_folder(folder, config, vq), device=torch.device("cpu"))
+        with torch.device("meta"):
+            model = MMaDA(config).to(stated_dtype(found))
+        outline_weights(model, present_weight_files(folder), placement=placement)
         return cls(
             model.eval(),
             config,

@@ -24,6 +24,7 @@ FAILURE, WRONG_USAGE, INTERRUPTED = 1, 2, 130
 COMMANDS = {
     "check": "check",
     "demo": "demo",
+    "estimate": "estimate",
     "evaluate": "evaluate",
     "explain": "explain",
     "new": "new",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
     from dcam_core.inputs import Inputs
 
-__all__ = ["DenoisingStep", "denoise"]
+__all__ = ["Decision", "DenoisingStep", "decide", "denoise"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ class _Run:
     def step(self, candidates: Tensor, count: int) -> None:
         """Predict all candidate positions, and commit the `count` surest of them."""
         ids = self._states[-1].clone()
-        decision = _decide(self.decider, self._device, ids, candidates, self._settings, self._generator)
+        decision = decide(self.decider, self._device, ids, candidates, self._settings, self._generator)
         kept = decision.confidence.topk(min(count, len(candidates))).indices
         ids[candidates[kept]] = decision.ids[kept]
         # A model may choose the mask token itself: that position is not decided.
@@ -162,8 +162,15 @@ class _Run:
 
 
 @dataclass(frozen=True, eq=False)
-class _Decision:
-    """Predictions at P candidate positions, on the CPU: everything that the commit loop reads."""
+class Decision:
+    """Predictions at P candidate positions, on the CPU: everything that the commit loop reads.
+
+    Attributes:
+        ids: [P] int64, the tokens chosen.
+        confidence: [P] float64, how sure the remasking rule is of them.
+        logits: [P] float32, theirs.
+        probabilities: [P] float64, theirs, before noise.
+    """
 
     ids: Tensor
     confidence: Tensor
@@ -171,15 +178,24 @@ class _Decision:
     probabilities: Tensor
 
 
-def _decide(
+def decide(
     decider: Decider,
     device: torch.device,
     ids: Tensor,
     candidates: Tensor,
     settings: SamplerSettings,
     generator: torch.Generator,
-) -> _Decision:
-    """Predict a token, and how sure the model is of it, at every candidate position."""
+) -> Decision:
+    """Predict a token, and how sure the model is of it, at every candidate position.
+
+    Args:
+        decider: the model's, for one prompt.
+        device: of the model.
+        ids: [G] int64, the answer region as it stands.
+        candidates: [P] int64, answer positions.
+        settings: temperature, remasking, `top_k` and `top_p`.
+        generator: of the noise.
+    """
     logits = decider.logits(ids[None].to(device), candidates.to(device))[0]
     kept = _filtered(logits, settings)
     chosen = _perturbed(kept, settings.temperature, generator).argmax(-1)
@@ -187,7 +203,7 @@ def _decide(
     probabilities = logits.double().softmax(-1)
     considered = probabilities if kept is logits else kept.double().softmax(-1)
     confidence = REMASKING[settings.remasking](considered, chosen, generator)
-    return _Decision(
+    return Decision(
         ids=chosen.cpu(),
         confidence=confidence.cpu(),
         logits=logits.gather(-1, chosen[:, None])[:, 0].float().cpu(),

@@ -9,6 +9,5 @@ from __future__ import annotations
 
 from dcam_core.estimating.counting import PeakTensorMemory
 from dcam_core.estimating.estimate import MemoryEstimate, Phase
-from dcam_core.estimating.estimating import estimate_memory
 
-__all__ = ["MemoryEstimate", "PeakTensorMemory", "Phase", "estimate_memory"]
+__all__ = ["MemoryEstimate", "PeakTensorMemory", "Phase"]

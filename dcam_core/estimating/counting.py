@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["PeakTensorMemory"]
 
 
-class PeakTensorMemory(TorchDispatchMode):
+class PeakTensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that were made inside and are alive, and remembers the highest count.
 
     Sizes of storages rather than of the process: the figure depends neither on the allocator nor on what ran
@@ -25,7 +25,7 @@ class PeakTensorMemory(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._sizes: dict[int, int] = {}
         self.alive = 0
         self.peak = 0
@@ -36,10 +36,13 @@ class PeakTensorMemory(TorchDispatchMode):
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count what it made."""
-        result = function(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, torch.Tensor):
-                self._count(value.untyped_storage())
+        kwargs = kwargs or {}
+        result = function(*args, **kwargs)
+        # A view of a weight is not made here: only what no argument holds already.
+        given = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(result):
+            if storage._cdata not in given:
+                self._count(storage)
         return result
 
     def _count(self, storage: torch.UntypedStorage) -> None:
@@ -53,3 +56,8 @@ class PeakTensorMemory(TorchDispatchMode):
 
     def _forget(self, key: int) -> None:
         self.alive -= self._sizes.pop(key, 0)
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    """Of all tensors in nested lists, tuples and dictionaries."""
+    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]

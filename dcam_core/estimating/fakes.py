@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -54,10 +54,11 @@ def fake_weights(adapter: Adapter) -> Iterator[FakeWeights]:
     """
     made = FakeWeights()
     fakes: dict[int, Tensor] = {}
-    kept: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
+    kept: list[tuple[dict[str, Any], str, Tensor]] = []
     try:
         for module in modules_of(adapter):
-            for held in (module._parameters, module._buffers):
+            places: tuple[dict[str, Any], ...] = (module._parameters, module._buffers)
+            for held in places:
                 for name, tensor in held.items():
                     if tensor is None:
                         continue

@@ -12,7 +12,8 @@ import torch
 import dcam_core
 from dcam_core.adapter import Adapter
 from dcam_core.dataset import ExplanationDataset
-from dcam_core.errors import ConfigurationError, UsageError
+from dcam_core.distributed import Processes
+from dcam_core.errors import ConfigurationError
 from dcam_core.evaluation.folder import RunFolder
 from dcam_core.evaluation.measures import columns as chosen_columns
 from dcam_core.evaluation.methods import (
@@ -28,6 +29,7 @@ from dcam_core.evaluation.plots import rendered, study_figures
 from dcam_core.evaluation.sample import CEILING, SampleEvaluator
 from dcam_core.evaluation.summary import Summary, summarise
 from dcam_core.evaluation.tables import latex, markdown
+from dcam_core.evaluation.work import EvaluationWork, SharedEvaluation
 from dcam_core.explainer import Progress
 from dcam_core.matching import NameMatcher
 from dcam_core.plugins import default_manager
@@ -60,6 +62,9 @@ def evaluate(
     sampler: Mapping[str, Any] | None = None,
     seed: int = 0,
     loading: Mapping[str, Any] | None = None,
+    devices: int | str | None = None,
+    nodes: int = 1,
+    strategy: str | None = None,
     manager: PluginManager | None = None,
     progress: Progress | None = None,
 ) -> Summary:
@@ -93,8 +98,12 @@ def evaluate(
         sampler: settings of the denoising run that differ from the model's own.
         seed: of the sampler and of the bootstrap.
         loading: further keywords for `dcam_core.load_model`.
+        devices: number of devices per node, of the kind that `loading` names as `device`, or "auto" for all; None:
+            this process evaluates all samples, unless nodes or a strategy are given.
+        nodes: number of nodes.
+        strategy: "ddp", or "ddp_notebook" in a notebook; None: "ddp".
         manager: the plugins; None: all that are installed.
-        progress: called after every sample.
+        progress: called after every sample; with several processes in the first of them, for its share.
 
     Returns:
         Means with intervals, and differences; also written as `summary.json` and `summary.md`.
@@ -116,6 +125,7 @@ def evaluate(
     for variant in (*expand(named, studies, 1, manager).variants, *further):
         variant.check(manager)
     source = model if isinstance(model, ModelSource) else ModelSource(model, loading or {}, manager)
+    processes = Processes.asked(source.loading, devices, nodes, strategy)
     name = source.name
     request = {
         "model": name,
@@ -140,7 +150,8 @@ def evaluate(
     }
     entry = manager.registries.datasets.entry(dataset)
     folder = RunFolder(Path(out).expanduser(), request)
-    if not folder.finished:
+
+    def begin(source: ModelSource) -> EvaluationWork:
         # What needs no model is made first: loading one may take minutes.
         samples = make(entry, dataset_parameters or {})
         adapter = source.adapter
@@ -159,8 +170,15 @@ def evaluate(
             keep_pictures=pictures,
         )
         count = len(samples) if limit is None else min(limit, len(samples))
-        folder.settle({**_facts(evaluator, samples, count), "studies": expanded.studied})
-        _run(evaluator, samples, count, folder, progress)
+        facts = {**_facts(evaluator, samples, count), "studies": expanded.studied}
+        return EvaluationWork(evaluator, samples, count, facts)
+
+    if not folder.finished:
+        if processes is None:
+            begin(source).do_all(folder, progress)
+        else:
+            processes.share(SharedEvaluation(source, begin, folder), progress)
+            folder = RunFolder(folder.path, request)  # what the processes have made of it
     studied = (folder.facts or {})["studies"]
     rows, done, skipped = folder.rows, folder.samples, folder.skipped
 
@@ -178,6 +196,8 @@ def evaluate(
         )
 
     summary = summarised([*rows_of_a_table(named, studied, further), *([CEILING] if baselines else [])])
+    if processes is not None and not processes.is_first():
+        return summary
     folder.write("summary.json", json.dumps(summary.as_dict(), indent=2, ensure_ascii=False))
     page = [markdown(summary)]
     if summary.words:
@@ -189,27 +209,6 @@ def evaluate(
     folder.write("summary.tex", latex(summary))
     folder.write("table.html", render_page(summary, folder, request))
     return summary
-
-
-def _run(
-    evaluator: SampleEvaluator,
-    samples: ExplanationDataset,
-    count: int,
-    folder: RunFolder,
-    progress: Progress | None,
-) -> None:
-    """Evaluate the samples that are not done."""
-    done = folder.done
-    for index in range(count):
-        if index not in done:
-            try:
-                answered = evaluator.answer(samples[index])
-            except (UsageError, OSError) as error:  # what is wrong with this sample, and no other
-                folder.skip(index, " ".join(str(error).split()))
-            else:
-                folder.add(index, evaluator.evaluate(answered))
-        if progress is not None:
-            progress("evaluating", index + 1, count)
 
 
 def _facts(evaluator: SampleEvaluator, samples: ExplanationDataset, count: int) -> dict[str, Any]:

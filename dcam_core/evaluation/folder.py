@@ -8,29 +8,34 @@ skipped.jsonl   one line per sample that could not be read, with the reason
 pictures/       one file per sample with words: the picture, masks and maps, small
 summary.*       tables
 table.html      the table with the pictures behind every number
+ranks/          only while several processes are at work, or were cut off: the lines of each, until they are merged
 ```
 
-The line in `samples.jsonl` is written last and makes a sample count. Words behind those of the last such sample
-were cut off, and are dropped when the run is continued; so is a line without its end.
+The lines are a `Ledger`. The folder's own holds the samples in the order of the dataset, whoever evaluated them: what
+processes write beside it is copied as far as there is no gap, so that numbers do not depend on who was faster. Each
+process begins a ledger that nobody else writes in and no later process continues: one that was given up for dead may
+still be writing.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import platform
+import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from dcam_core.errors import SavedExplanationError, UsageError
+from dcam_core.evaluation.ledger import Ledger, LedgerEntry
 from dcam_core.evaluation.pictures import SamplePictures
 from dcam_core.evaluation.sample import EvaluatedSample
 
 __all__ = ["RunFolder"]
 
-_RUN, _WORDS, _SAMPLES, _SKIPPED = "run.json", "words.jsonl", "samples.jsonl", "skipped.jsonl"
-_PICTURES = "pictures"
+_RUN, _PICTURES, _RANKS = "run.json", "pictures", "ranks"
 _DIFFERENCES_SHOWN = 4
 
 
@@ -54,6 +59,9 @@ class RunFolder:
         self.path = path
         self._request = _plain(request)
         self.facts: dict[str, Any] | None = None
+        self._own = Ledger(path)
+        self._written = self._own
+        self._elsewhere: dict[int, LedgerEntry] = {}
         if path.exists() and not path.is_dir():
             raise UsageError(f"output folder {path} is a file: give a folder")
         if (path / _RUN).is_file():
@@ -89,7 +97,8 @@ class RunFolder:
         else:
             self._compare(self.facts, plain)
         self.facts = plain
-        self._drop_what_was_cut_off()
+        self._own.drop_what_was_cut_off()
+        self._look_elsewhere()
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file of the folder, whole or not at all."""
@@ -100,40 +109,29 @@ class RunFolder:
     # -- sample by sample ------------------------------------------------------------------------------------
 
     def add(self, index: int, sample: EvaluatedSample) -> None:
-        """Keep a sample: its pictures and words first, and then the line that makes them count."""
+        """Keep a sample: its pictures, then its lines."""
         if sample.pictures is not None:
             _write_whole(self._pictures_of(index), sample.pictures.to_bytes())
-        _append(self.path / _WORDS, "".join(map(_line, sample.rows)))
-        facts = {
-            "index": index,
-            "sample": sample.key,
-            "answer": sample.answer,
-            "unscored": [asdict(word) for word in sample.unscored],
-            "reliance": None if sample.reliance is None else [dict(word) for word in sample.reliance],
-            "seconds": dict(sample.seconds),
-            "words_end": (self.path / _WORDS).stat().st_size,
-        }
-        _append(self.path / _SAMPLES, _line(facts))
+        self._written.add(index, sample)
 
     def skip(self, index: int, why: str) -> None:
         """Keep that a sample could not be read."""
-        _append(self.path / _SKIPPED, _line({"index": index, "why": why}))
+        self._written.skip(index, why)
 
     @property
     def samples(self) -> list[dict[str, Any]]:
         """The lines of `samples.jsonl`."""
-        return self._read(_SAMPLES)
+        return self._own.samples
 
     @property
     def skipped(self) -> list[dict[str, Any]]:
         """The lines of `skipped.jsonl`."""
-        return self._read(_SKIPPED)
+        return self._own.skipped
 
     @property
     def rows(self) -> list[dict[str, Any]]:
         """The lines of `words.jsonl` that count."""
-        samples = self.samples
-        return self._read(_WORDS, samples[-1]["words_end"] if samples else 0)
+        return self._own.rows
 
     def pictures(self, index: int) -> SamplePictures | None:
         """What is looked at behind a sample's scores; None if it was not kept.
@@ -146,13 +144,64 @@ class RunFolder:
 
     @property
     def done(self) -> frozenset[int]:
-        """Indices of the samples that need not be evaluated any more."""
-        return frozenset(line["index"] for line in (*self.samples, *self.skipped))
+        """Indices of the samples that need not be evaluated any more, whoever evaluated them."""
+        return self._own.done.union(*(ledger.done for ledger in self._ledgers()))
 
     @property
     def finished(self) -> bool:
-        """Whether every sample is done."""
-        return self.facts is not None and len(self.done) == self.facts["samples"]
+        """Whether every sample is done, and what several processes did is merged."""
+        return self.facts is not None and len(self._own.done) == self.facts["samples"]
+
+    # -- several processes -----------------------------------------------------------------------------------
+
+    def write_beside(self, rank: int) -> None:
+        """Let this process, one of several, keep what it does in a ledger of its own.
+
+        Args:
+            rank: its number.
+
+        Raises:
+            UsageError: the folder is not on a disk that this process shares with the first.
+        """
+        if not (self.path / _RUN).is_file():
+            raise UsageError(
+                f"output folder {self.path} was made by the first process and is not there on {platform.node()}: "
+                "give a folder on a disk that all nodes share"
+            )
+        names = (f"{rank}-{number}" if number else f"{rank}" for number in itertools.count())
+        (self.path / _RANKS).mkdir(exist_ok=True)
+        self._written = Ledger(next(path for name in names if _made(path := self.path / _RANKS / name)))
+
+    def fetch(self, index: int) -> None:
+        """Copy what another process has written of a sample; nothing if that was done already."""
+        entry = self._elsewhere.pop(index, None)
+        if entry is not None:
+            self._own.copy(entry)
+
+    def merge(self) -> None:
+        """Fetch what other processes have done, up to the first gap; remove their ledgers at the end."""
+        self._look_elsewhere()
+        own = self._own.done
+        for index in range((self.facts or {"samples": 0})["samples"]):
+            if index not in own and index not in self._elsewhere:
+                return
+            self.fetch(index)
+        ranks, merged = self.path / _RANKS, self.path / f"{_RANKS}.merged"
+        if ranks.is_dir():
+            # Renamed first, so that nobody reads, or goes on writing, what is half removed.
+            shutil.rmtree(merged, ignore_errors=True)
+            ranks.rename(merged)
+            shutil.rmtree(merged)
+
+    def _ledgers(self) -> list[Ledger]:
+        """Those of other processes."""
+        ranks = self.path / _RANKS
+        return [Ledger(path) for path in sorted(ranks.iterdir())] if ranks.is_dir() else []
+
+    def _look_elsewhere(self) -> None:
+        own = self._own.done
+        found = {index: entry for ledger in self._ledgers() for index, entry in ledger.entries.items()}
+        self._elsewhere = {index: entry for index, entry in found.items() if index not in own}
 
     def _pictures_of(self, index: int) -> Path:
         return self.path / _PICTURES / f"{index:06d}.npz"
@@ -168,34 +217,6 @@ class RunFolder:
             raise SavedExplanationError(
                 f"{path} is damaged, it holds no evaluation's request and facts: give another folder"
             ) from error
-
-    def _read(self, name: str, end: int | None = None) -> list[dict[str, Any]]:
-        """The lines of a file up to a byte; without one, all that have an end."""
-        path = self.path / name
-        content = path.read_bytes() if path.is_file() else b""
-        whole = content[: content.rfind(b"\n") + 1] if end is None else content[:end]
-        if end is not None and len(whole) < end:
-            raise SavedExplanationError(
-                f"{path} has {len(whole)} bytes, and {_SAMPLES} speaks of {end}: it was cut by somebody else; "
-                "give another folder"
-            )
-        lines = whole.splitlines()
-        try:
-            return [json.loads(line) for line in lines]
-        except ValueError as error:
-            raise SavedExplanationError(f"{path} is damaged: {error}; give another folder") from error
-
-    def _drop_what_was_cut_off(self) -> None:
-        """Cut every file back to what counts; what counts is read first, so damaged files stay as they are."""
-        samples = self.samples
-        ends = {_WORDS: samples[-1]["words_end"] if samples else 0}
-        self._read(_WORDS, ends[_WORDS])
-        for name in (_SAMPLES, _SKIPPED):
-            path = self.path / name
-            ends[name] = path.read_bytes().rfind(b"\n") + 1 if path.is_file() else 0
-        for name, end in ends.items():
-            with (self.path / name).open("ab") as file:
-                file.truncate(end)
 
     def _compare(self, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
         """Refuse to continue another evaluation."""
@@ -230,10 +251,6 @@ def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
             yield f"{name} was {before[key]!r}, is {after[key]!r}"
 
 
-def _line(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
-
-
 def _write_whole(path: Path, content: bytes) -> None:
     """Write a file whole or not at all, and wait until it is on the disk."""
     path.parent.mkdir(exist_ok=True)
@@ -245,9 +262,10 @@ def _write_whole(path: Path, content: bytes) -> None:
     half.replace(path)
 
 
-def _append(path: Path, text: str) -> None:
-    """Append, and wait until it is on the disk: what is written after it may count on it."""
-    with path.open("ab") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+def _made(folder: Path) -> bool:
+    """Make a folder; whether it was this process that made it."""
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        return False
+    return True

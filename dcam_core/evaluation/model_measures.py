@@ -78,17 +78,17 @@ class _OfCurves(ModelMeasure):
 
 
 class InsertionDeletion(_OfCurves):
-    """Area under the insertion curve minus that under the deletion curve; 0 is chance."""
+    """Area under the insertion curve of the word's probability minus that under the deletion curve; 0 is chance."""
 
     def _read(self, curves: DeletionInsertion) -> Tensor:
-        return curves.difference
+        return curves.probability_difference
 
 
 class Insertion(_OfCurves):
     """Area under the insertion curve."""
 
     def _read(self, curves: DeletionInsertion) -> Tensor:
-        return curves.insertion_auc
+        return curves.insertion_probability
 
 
 class Deletion(_OfCurves):
@@ -97,7 +97,7 @@ class Deletion(_OfCurves):
     higher_is_better = False
 
     def _read(self, curves: DeletionInsertion) -> Tensor:
-        return curves.deletion_auc
+        return curves.deletion_probability
 
 
 class RoadScore(ModelMeasure):

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dcam_core.adapter import Adapter
+from dcam_core.errors import ConfigurationError
 from dcam_core.models import load_model
 
 if TYPE_CHECKING:
@@ -47,3 +50,20 @@ class ModelSource:
         if isinstance(self.model, Adapter):
             return self.model
         return load_model(self.model, manager=self.manager, **self.loading)
+
+    def on(self, device: torch.device) -> ModelSource:
+        """The same model, to be loaded on another device.
+
+        Raises:
+            ConfigurationError: it is loaded already, and elsewhere.
+        """
+        if isinstance(self.model, Adapter):
+            if self.model.device != device:
+                raise ConfigurationError(
+                    f"the model is loaded on {self.model.device}, and this process is to use {device}: give its name "
+                    "or folder, so that every process loads it on its own device"
+                )
+            return self
+        if device.type == "cpu":
+            return self
+        return ModelSource(self.model, {**self.loading, "device": str(device)}, self.manager)

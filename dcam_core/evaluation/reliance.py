@@ -104,7 +104,10 @@ def separation(samples: Sequence[Mapping[str, Any]], seed: int = 0) -> Separatio
 
     def area(drawn: NDArray[np.float64]) -> float:
         """Where each picture, with its words, counts as often as it was drawn."""
-        counts = [np.bincount(at, drawn[own], len(flat)) for at, own in zip(places, pictures, strict=True)]
+        counts = [
+            np.bincount(at, drawn[own], len(flat)).astype(np.float64)
+            for at, own in zip(places, pictures, strict=True)
+        ]
         return _area(*counts)
 
     count = len(lines)

@@ -10,6 +10,8 @@ from dcam_core.evaluation.summary import Estimate, Summary
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dcam_core.evaluation.reliance import Separation
+
 __all__ = ["latex", "markdown", "terminal"]
 
 
@@ -89,13 +91,8 @@ def _remarks(summary: Summary) -> Iterator[str]:
     )
     for why, count in summary.unscored.items():
         yield f"not scored: {count} words ({why})"
-    apart = summary.reliance
-    if apart is not None and apart.auc is not None:
-        yield (
-            f"visual reliance tells {apart.seen} words that name what is seen from {apart.unseen} that name nothing "
-            f"seen with an area under the ROC curve of {apart.auc:.3f} [{apart.low:.3f}, {apart.high:.3f}]; "
-            f"{apart.seen_grounded:.1%} and {apart.unseen_grounded:.1%} of them count as grounded"
-        )
+    if summary.reliance is not None:
+        yield _told_apart(summary.reliance)
     # The masks decide what has no score, so usually all methods have the same number.
     for metric in summary.metrics:
         missing = max(estimates[metric].unscored for estimates in summary.methods.values())
@@ -107,6 +104,20 @@ def _remarks(summary: Summary) -> Iterator[str]:
         yield "seconds per picture: " + ", ".join(
             f"{name} {value:.2f}" for name, value in summary.seconds.items()
         )
+
+
+def _told_apart(apart: Separation) -> str:
+    """How well visual reliance tells what is seen from what is not."""
+    if apart.auc is None:
+        return (
+            f"visual reliance: {apart.seen} words name what is seen and {apart.unseen} nothing seen; to tell them "
+            "apart takes both"
+        )
+    return (
+        f"visual reliance tells {apart.seen} words that name what is seen from {apart.unseen} that name nothing "
+        f"seen with an area under the ROC curve of {apart.auc:.3f} [{apart.low:.3f}, {apart.high:.3f}]; "
+        f"{apart.seen_grounded:.1%} and {apart.unseen_grounded:.1%} of them count as grounded"
+    )
 
 
 def _nothing_found(summary: Summary) -> str:

@@ -74,6 +74,25 @@ class DeletionInsertion:
         """
         return area_under(self.inserted, self.fractions) - area_under(self.deleted, self.fractions)
 
+    @property
+    def deletion_probability(self) -> Tensor:
+        """[T] float64 in [0, 1], area under the probability itself; lower is better.
+
+        The shares of a word that the model hardly expects with the whole picture are unbounded, and one such word can
+        decide a mean over many. This cannot happen here.
+        """
+        return area_under(self.deleted.exp(), self.fractions)
+
+    @property
+    def insertion_probability(self) -> Tensor:
+        """[T] float64 in [0, 1], area under the probability itself; higher is better."""
+        return area_under(self.inserted.exp(), self.fractions)
+
+    @property
+    def probability_difference(self) -> Tensor:
+        """[T] float64 in [-1, 1], the second minus the first; 0 is chance, higher is better."""
+        return self.insertion_probability - self.deletion_probability
+
     def _shares(self, log_probabilities: Tensor) -> Tensor:
         return (log_probabilities - self.deleted[:, :1]).exp()
 

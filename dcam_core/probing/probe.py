@@ -9,7 +9,7 @@ targets that share a state share its forward pass. Several layers are read in on
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from dcam_core.denoising.decision import Decider
 from dcam_core.errors import ReplayError, StructuralValidityError
+from dcam_core.probing.checkpointing import checkpointed
+from dcam_core.probing.fitting import first_that_fits, in_chunks
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from dcam_core.inputs import Inputs
     from dcam_core.probing.gradient_targets import GradientTarget
 
-__all__ = ["Probed", "Reading", "ReplayedStates", "probe", "probe_layers", "states_of"]
+__all__ = ["Probed", "Reading", "ReplayedStates", "probe", "probe_layers", "states_apart", "states_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +128,7 @@ def probe_layers(
     states_per_forward: int = 8,
     targets_per_backward: int = 1,
     with_graph: bool = False,
+    checkpointing: bool = False,
 ) -> Iterator[tuple[Probed, ...]]:
     """Replay every state that the readings need, once, and differentiate every reading at some layers.
 
@@ -139,6 +142,11 @@ def probe_layers(
         states_per_forward: as in `probe`.
         targets_per_backward: as in `probe`.
         with_graph: activations and gradients can be differentiated again, with respect to the trainable parameters.
+        checkpointing: blocks above the probed modules keep their inputs alone, and are computed anew in backward
+            passes; see `dcam_core.probing.checkpointing`.
+
+    Where a batch does not fit into memory, it is halved, and so is what is left: its states first, then the readings
+    of a backward pass.
 
     Yields:
         A batch of states at a time, one result per layer, in their order; all have the same readings, scores and
@@ -148,18 +156,32 @@ def probe_layers(
         StructuralValidityError: as in `probe`.
         ReplayError: as in `probe`.
     """
-    for members in states_of(readings, states_per_forward):
-        yield _probe_states(
-            adapter,
-            inputs,
-            layers,
-            readings,
-            members,
-            image_positions,
-            settings,
-            targets_per_backward,
-            with_graph=with_graph,
+    together = targets_per_backward
+
+    def probe_states(members: Sequence[Sequence[int]], chunk: int) -> tuple[Probed, ...]:
+        with checkpointed(adapter, layers) if checkpointing else nullcontext():
+            return _probe_states(
+                adapter,
+                inputs,
+                layers,
+                readings,
+                members,
+                image_positions,
+                settings,
+                chunk,
+                with_graph=with_graph,
+            )
+
+    def fitting(members: Sequence[Sequence[int]]) -> tuple[Probed, ...]:
+        nonlocal together
+        if len(members) > 1:
+            return probe_states(members, together)
+        found, together = first_that_fits(
+            together, lambda chunk: probe_states(members, chunk), "readings of a backward pass"
         )
+        return found
+
+    yield from in_chunks(states_apart(readings), states_per_forward, fitting)
 
 
 def states_of(readings: Sequence[Reading], states_per_forward: int) -> Iterator[list[list[int]]]:
@@ -172,14 +194,19 @@ def states_of(readings: Sequence[Reading], states_per_forward: int) -> Iterator[
     Yields:
         A batch of states at a time: for each, the indices of the readings that are read in it.
     """
+    members = states_apart(readings)
+    for start in range(0, len(members), states_per_forward):
+        yield members[start : start + states_per_forward]
+
+
+def states_apart(readings: Sequence[Reading]) -> list[list[int]]:
+    """For every different state, the indices of the readings that are read in it."""
     # States are shared by value: two words decided at the same step need one forward pass.
     unique: dict[tuple[bytes, int], list[int]] = {}
     for index, reading in enumerate(readings):
         key = (reading.state.numpy().tobytes(), id(reading.conditioning))
         unique.setdefault(key, []).append(index)
-    members = list(unique.values())
-    for start in range(0, len(members), states_per_forward):
-        yield members[start : start + states_per_forward]
+    return list(unique.values())
 
 
 class ReplayedStates:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dcam_core.denoising.decision import Decider
 from dcam_core.errors import ConfigurationError
+from dcam_core.probing.fitting import in_chunks
 from dcam_core.results.reliance import VisualReliance, WordReliance
 
 if TYPE_CHECKING:
@@ -119,16 +120,19 @@ def hidden_log_probabilities(
     """
     device = inputs.embeddings.device
     decider = Decider(adapter, inputs, settings.merged({"suppressed_ids": ()}))
-    found = []
+
+    def read(chunk: Sequence[Target]) -> Tensor:
+        states = torch.stack([adapter.hidden(final, target.positions) for target in chunk]).to(device)
+        wanted = sorted({position for target in chunk for position in target.positions})
+        columns = {position: column for column, position in enumerate(wanted)}
+        logits = decider.logits(states, torch.tensor(wanted, device=device))
+        found = []
+        for row, target in zip(logits, chunk, strict=True):
+            rows = row[[columns[position] for position in target.positions]].log_softmax(-1)
+            ids = torch.tensor(target.token_ids, device=device)
+            found.append(rows.gather(-1, ids[:, None]).sum())
+        return torch.stack(found)
+
     with torch.no_grad():
-        for start in range(0, len(targets), states_per_forward):
-            chunk = targets[start : start + states_per_forward]
-            states = torch.stack([adapter.hidden(final, target.positions) for target in chunk]).to(device)
-            wanted = sorted({position for target in chunk for position in target.positions})
-            columns = {position: column for column, position in enumerate(wanted)}
-            logits = decider.logits(states, torch.tensor(wanted, device=device))
-            for row, target in zip(logits, chunk, strict=True):
-                read = row[[columns[position] for position in target.positions]].log_softmax(-1)
-                ids = torch.tensor(target.token_ids, device=device)
-                found.append(read.gather(-1, ids[:, None]).sum())
-    return torch.stack(found).float().cpu() if found else torch.zeros(0)
+        parts = list(in_chunks(targets, states_per_forward, read))
+    return torch.cat(parts).float().cpu() if parts else torch.zeros(0)

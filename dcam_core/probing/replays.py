@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dcam_core.denoising.decision import Decider
 from dcam_core.errors import ConfigurationError
-from dcam_core.probing.probe import Probed, ReplayedStates, probe_layers, states_of
+from dcam_core.probing.fitting import in_chunks
+from dcam_core.probing.probe import Probed, ReplayedStates, probe_layers, states_apart, states_of
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -42,6 +43,8 @@ class Replays:
         states_per_forward: how many states share a forward pass.
         targets_per_backward: how many readings of a state share a backward pass.
         with_graph: what is probed can be differentiated again; see `dcam_core.probing.differentiable`.
+        checkpointing: blocks above the probed modules are computed anew in backward passes; see
+            `dcam_core.probing.checkpointing`.
     """
 
     adapter: Adapter
@@ -54,6 +57,7 @@ class Replays:
     states_per_forward: int = field(default=8, kw_only=True)
     targets_per_backward: int = field(default=1, kw_only=True)
     with_graph: bool = field(default=False, kw_only=True)
+    checkpointing: bool = field(default=False, kw_only=True)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -107,6 +111,7 @@ class Replays:
             states_per_forward=self.states_per_forward,
             targets_per_backward=self.targets_per_backward,
             with_graph=self.with_graph,
+            checkpointing=self.checkpointing,
         )
 
     def input_gradients(self) -> Iterator[tuple[int, Tensor]]:
@@ -188,11 +193,15 @@ class Replays:
             )
         found = torch.zeros(2, len(self.readings))
         decider = Decider(self.adapter, prompt, self.trajectory.settings)
-        for members in states_of(self.readings, self.states_per_forward):
+
+        def read(members: Sequence[Sequence[int]]) -> None:
             replayed = ReplayedStates(decider, self.readings, members, self.device)
             for row, group in enumerate(members):
                 for index in group:
                     found[:, index] = torch.stack(replayed.score(row, index)).float().cpu()
+
+        for _ in in_chunks(states_apart(self.readings), self.states_per_forward, read):
+            pass
         return found[0], found[1]
 
     def _image_rows(self, module: torch.nn.Module, members: Sequence[Sequence[int]]) -> Tensor:

@@ -28,24 +28,38 @@ def untouched(model: nn.Module, *, freeze: bool = True) -> Iterator[None]:
         freeze: False leaves `requires_grad` as it is, for who differentiates with respect to parameters.
     """
     training = {module: module.training for module in model.modules()}
-    trainable = [parameter for parameter in model.parameters() if freeze and parameter.requires_grad]
+    trainable = _trainable(model) if freeze else []
     cpu_state = torch.get_rng_state()
     cuda_states = torch.cuda.get_rng_state_all() if _uses_cuda() else None
     try:
         # The attribute itself is set, not .train(): that method may be overridden, and is recursive.
         for module in training:
             module.training = False
-        for parameter in trainable:
+        for _, _, parameter in trainable:
             parameter.requires_grad_(False)
         yield
     finally:
-        for parameter in trainable:
+        for module, name, parameter in trainable:
             parameter.requires_grad_(True)
+            # A sharded module that has gathered its weights may hold another parameter of that name by now, which
+            # took over that the first was frozen and would go on without a gradient.
+            if (present := module._parameters.get(name)) is not None:
+                present.requires_grad_(True)
         for module, mode in training.items():
             module.training = mode
         torch.set_rng_state(cpu_state)
         if cuda_states is not None:
             torch.cuda.set_rng_state_all(cuda_states)
+
+
+def _trainable(model: nn.Module) -> list[tuple[nn.Module, str, nn.Parameter]]:
+    """Every trainable parameter, and where it stands."""
+    return [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.requires_grad
+    ]
 
 
 def _uses_cuda() -> bool:

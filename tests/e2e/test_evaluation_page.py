@@ -11,9 +11,10 @@ PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding
 def test_the_page_does_what_it_says(tmp_path):
     blocks = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     code = "\n".join(blocks)
-    assert len(blocks) == 2
-    assert code.count("limit=40") == 1
-    (tmp_path / "page.py").write_text(code.replace("limit=40", "limit=2"), encoding="utf-8")
+    assert len(blocks) == 3
+    fewer, count = re.subn(r"limit=\d+", "limit=1", code)
+    assert count == 2
+    (tmp_path / "page.py").write_text(fewer, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300
     )
@@ -21,6 +22,7 @@ def test_the_page_does_what_it_says(tmp_path):
     first, *lines = done.stdout.splitlines()
     assert first.count("Estimate(mean=") == 2
     assert {line.split()[0] for line in lines} >= {"dcam", "grad-cam", "random-map", "mask-on-token-grid"}
+    assert {path.stem for path in (tmp_path / "studied").glob("*.svg")} >= {"ablate-refiners"}
 
 
 def test_the_options_on_the_page_are_those_of_the_command():
@@ -29,4 +31,7 @@ def test_the_options_on_the_page_are_those_of_the_command():
     options = {name for each in evaluate.params for name in (*each.opts, *each.secondary_opts)}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
     assert named <= options
-    assert {"--dataset", "--methods", "--metrics", "--limit", "--prompt", "--no-baselines"} <= named
+    told = (
+        "dataset methods metrics limit prompt captions every-grounded-word reliance ablate sweep layers seed"
+    )
+    assert {f"--{name}" for name in told.split()} | {"--no-baselines", "--no-pictures"} <= named

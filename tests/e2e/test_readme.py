@@ -61,7 +61,7 @@ def test_the_demo_names_every_object_and_points_at_it(folder):
         assert places, f"the demo does not explain {thing.shape!r}"
         heat = explanation.heatmap(places[0])[None]
         mask = thing.mask[None]
-        half_cell = round(scene.image.width / explanation.maps.shape[-1] / 2)
+        half_cell = round(scene.image.width / explanation.raw.shape[-1] / 2)
         assert pointing(heat, mask, half_cell).all(), f"{thing.name} is not where its map is highest"
 
 

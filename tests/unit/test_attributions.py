@@ -6,6 +6,7 @@ import torch
 
 import dcam_plugins.plugin
 from dcam_core.attribution import Attribution
+from dcam_core.errors import ConfigurationError
 from dcam_core.plugins.registry import import_object
 from dcam_plugins.attributions import (
     DiffusionCAMBase,
@@ -71,6 +72,12 @@ def element_wise_grad_cam(f, g, s):
     return sum(relu(g[s, c] * f[s, c]) for c in range(C))
 
 
+def one_sided(f, g, s):
+    speaks_for = element_wise_grad_cam(f, g, s)
+    against = element_wise_grad_cam(f, -g, s)
+    return speaks_for * (speaks_for / (speaks_for + against)) ** 3
+
+
 def eigen_cam(f, g, s):
     spread = f.numpy() - f.numpy().mean(axis=0)
     values, vectors = np.linalg.eig(spread.T @ spread)  # by covariance of channels: the other way round
@@ -89,6 +96,7 @@ FORMULAS = [
     (XGradCAM(), xgrad_cam, False),
     (ElementWiseGradCAM(), element_wise_grad_cam, False),
     (ElementWiseGradCAM(centre=True), element_wise_grad_cam, True),
+    (ElementWiseGradCAM(one_sided=3), one_sided, False),
     (EigenCAM(), eigen_cam, False),
     (GradTimesInput(), grad_times_input, False),
     (GradTimesInput(centre=True), grad_times_input, True),
@@ -200,3 +208,13 @@ def test_grad_cam_plus_plus_of_a_channel_without_gradient():
     gradients[:, :, 1:] = 0
     expected = GradCAMPlusPlus()(activations[..., :1], gradients[..., :1])
     torch.testing.assert_close(GradCAMPlusPlus()(activations, gradients), expected)
+
+
+def test_a_token_in_which_nothing_speaks_has_no_evidence():
+    activations, gradients = readings()
+    gradients[:, 0] = 0
+    found = ElementWiseGradCAM(one_sided=3)(activations, gradients)
+    assert found.isfinite().all()
+    assert (found[:, 0] == 0).all()
+    with pytest.raises(ConfigurationError, match="one_sided is -1"):
+        ElementWiseGradCAM(one_sided=-1)

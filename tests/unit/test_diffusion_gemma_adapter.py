@@ -448,7 +448,8 @@ def test_two_pictures_get_a_map_each(adapter):
     inputs = adapter.prepare([wide, tall], PROMPT)
     assert [view.picture for view in inputs.views] == [0, 1]
     found = Explainer(adapter).explain([wide, tall], PROMPT, targets=[0])
-    assert [part.maps.shape[1:] for part in found.pictures] == [view.grid for view in inputs.views]
+    assert [part.raw.shape[1:] for part in found.pictures] == [view.grid for view in inputs.views]
+    assert [part.maps.shape[1:] for part in found.pictures] == [(32, 80), (80, 32)]  # as fine as the pictures
 
 
 def test_the_prompt_must_have_one_place_for_every_picture(adapter):

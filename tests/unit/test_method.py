@@ -107,3 +107,24 @@ def test_a_checkpoints_own_settings_count_however_the_method_is_spelt(tmp_path):
     method, other = (Explainer(adapter, name).method for name in ("grad-cam", "Grad_CAM"))
     assert other == method
     assert (method.probe_layer, method.mask_step) == (1, "infill")
+
+
+@pytest.mark.parametrize(
+    ("setting", "overrides", "expected"),
+    [
+        ("attribution", ["attribution.name=layer-cam"], {"name": "layer-cam"}),
+        (
+            "attribution",
+            ["attribution.name=grad-cam", "attribution.gate=true"],
+            {"name": "grad-cam", "gate": True},
+        ),
+        ("attribution", ["attribution.centre=false"], {"name": "hires-cam", "centre": False}),
+        ("attribution", ["attribution.name=HiRes_CAM"], {"name": "HiRes_CAM", "centre": True}),
+        ("gradient_target", {"gradient_target": {"name": "logit"}}, {"name": "logit"}),
+    ],
+)
+def test_parameters_belong_to_the_name_beside_them(tmp_path, setting, overrides, expected):
+    (tmp_path / "own.yaml").write_text(
+        "attribution: {name: hires-cam, centre: true}\ngradient_target: {name: contrast, against: dog}\n"
+    )
+    assert getattr(resolve_method("own", tmp_path / "own.yaml", overrides=overrides), setting) == expected

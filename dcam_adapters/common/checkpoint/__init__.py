@@ -6,7 +6,13 @@ and filled tensor by tensor, so weights are in memory once. Whatever does not fi
 
 from __future__ import annotations
 
-from dcam_adapters.common.checkpoint.assigning import assign_weights
-from dcam_adapters.common.checkpoint.files import read_generation, weight_files
+from dcam_adapters.common.checkpoint.assigning import assign_weights, outline_weights
+from dcam_adapters.common.checkpoint.files import present_weight_files, read_generation, weight_files
 
-__all__ = ["assign_weights", "read_generation", "weight_files"]
+__all__ = [
+    "assign_weights",
+    "outline_weights",
+    "present_weight_files",
+    "read_generation",
+    "weight_files",
+]

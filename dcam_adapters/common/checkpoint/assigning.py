@@ -15,7 +15,7 @@ from dcam_adapters.common.checkpoint.reading import read_shapes, read_tensors
 from dcam_adapters.common.checkpoint.spreading import attach_hooks, block_places, place_of
 from dcam_core.placement import DISK, Placement
 
-__all__ = ["assign_weights"]
+__all__ = ["assign_weights", "outline_weights"]
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -44,15 +44,9 @@ def assign_weights(
         CheckpointError: a file cannot be read, or tensors are missing, unexpected or mis-shaped.
         ConfigurationError: the placement cannot be had for this model, or on this machine.
     """
-    skip = re.compile("|".join(f"(?:{pattern})" for pattern in ignored) or r"(?!)")
-    shapes = {
-        file: {name: shape for name, shape in read_shapes(file).items() if not skip.fullmatch(name)}
-        for file in files
-    }
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: shape for of_file in shapes.values() for name, shape in of_file.items()}
-    check_fit(next(iter(shapes)).parent, expected, found)
+    shapes = _fitting_shapes(model, files, ignored)
     where = {name: file for file, of_file in shapes.items() for name in of_file}
+    expected = model.state_dict().keys()
 
     main = placement.device
     places = block_places(model, blocks, placement, where)
@@ -76,6 +70,47 @@ def assign_weights(
             place = place_of(name, places, main)
             _assign(model, name, buffer.to(main if place == DISK else place))
     attach_hooks(model, places, placement, where)
+
+
+def outline_weights(
+    model: nn.Module, files: Iterable[Path], *, placement: Placement, ignored: Iterable[str] = ()
+) -> None:
+    """Gives a model on the meta device the dtypes that `assign_weights` would give it; no weights are read.
+
+    Args:
+        model: the model; its parameters are replaced, and stay on the meta device.
+        files: as for `assign_weights`; none: the weights are not there, and all are of the placement's dtype, or else
+            of the model's.
+        placement: its dtype counts.
+        ignored: as for `assign_weights`.
+
+    Raises:
+        CheckpointError: as `assign_weights`.
+    """
+    stored = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    if files := list(files):
+        for file, of_file in _fitting_shapes(model, files, ignored).items():
+            stored |= {
+                name: tensor.dtype for name, tensor in read_tensors(file, of_file, lambda _, read: read)
+            }
+    for name, tensor in model.state_dict().items():
+        dtype = placement.dtype if stored[name].is_floating_point and placement.dtype else stored[name]
+        _assign(model, name, tensor.to(dtype))
+
+
+def _fitting_shapes(
+    model: nn.Module, files: Iterable[Path], ignored: Iterable[str]
+) -> dict[Path, dict[str, tuple[int, ...]]]:
+    """Shapes of the tensors of every file, without those that are ignored, which are those of the model."""
+    skip = re.compile("|".join(f"(?:{pattern})" for pattern in ignored) or r"(?!)")
+    shapes = {
+        file: {name: shape for name, shape in read_shapes(file).items() if not skip.fullmatch(name)}
+        for file in files
+    }
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: shape for of_file in shapes.values() for name, shape in of_file.items()}
+    check_fit(next(iter(shapes)).parent, expected, found)
+    return shapes
 
 
 def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:

@@ -11,7 +11,7 @@ from dcam_adapters.common.checkpoint.listing import listed
 from dcam_adapters.common.checkpoint.reading import read_shapes
 from dcam_core.errors import CheckpointError
 
-__all__ = ["read_generation", "weight_files"]
+__all__ = ["present_weight_files", "read_generation", "weight_files"]
 
 NAMES = ("model", "pytorch_model")
 
@@ -42,6 +42,19 @@ def weight_files(folder: Path, names: Sequence[str] = NAMES) -> list[Path]:
         if (index := folder / f"{candidate}.index.json").is_file():
             return _shards(index)
     raise CheckpointError(_why_none(folder, candidates))
+
+
+def present_weight_files(folder: Path) -> list[Path]:
+    """As `weight_files`, but empty where a folder has configuration and tokenizer alone: an index may be among them.
+
+    Args:
+        folder: the checkpoint.
+
+    Raises:
+        CheckpointError: as `weight_files`, where there are weights.
+    """
+    there = any(any(folder.glob(pattern)) for pattern in ("*.safetensors", *OTHER_PICKLES))
+    return weight_files(folder) if there else []
 
 
 def _shards(index: Path) -> list[Path]:

@@ -18,10 +18,11 @@ from dcam_adapters.embedded.training import configs
 from dcam_adapters.embedded.training.initialisation import initialise_blocks
 from dcam_adapters.embedded.training.optimisation import Schedule
 from dcam_adapters.embedded.training.prompts import Frame
-from dcam_adapters.embedded.training.recipe import Recipe, Workplace, miniature
+from dcam_adapters.embedded.training.recipe import Recipe, miniature
 from dcam_adapters.embedded.training.scenes import SceneArrays, SceneDataset
 from dcam_adapters.embedded.training.students import QUESTION, Student, half_attention
 from dcam_adapters.embedded.training.vq import PictureTokenizerStage
+from dcam_adapters.embedded.training.workplace import Workplace
 from dcam_adapters.mmada.adapter import MMaDAAdapter
 from dcam_adapters.mmada.config import MMaDAConfig
 from dcam_adapters.mmada.magvit import Magvit, MagvitConfig

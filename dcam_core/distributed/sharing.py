@@ -1,0 +1,130 @@
+"""Shared work as a prediction of Lightning's Trainer, which starts the processes and connects them."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import lightning as L
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from torch.utils.data import DataLoader
+from torchmetrics import SumMetric
+
+from dcam_core.distributed.work import STRATEGIES, Processes, SharedWork
+from dcam_core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from dcam_core.explainer import Progress
+
+__all__ = ["share_out"]
+
+_PATIENCE = timedelta(days=7)
+"""How long a process that is through waits for the others: shares may take very different times, and a process that
+died is noticed by its launcher long before."""
+
+
+class _Share(L.LightningModule):
+    """What one process does. The model is none of its modules: Lightning has nothing to move, wrap or shard."""
+
+    # Fewer things than processes may be left, when a run is continued.
+    allow_zero_length_dataloader_with_multiple_devices = True
+
+    def __init__(self, work: SharedWork, progress: Progress | None) -> None:
+        super().__init__()
+        self.work = work
+        self.progress = progress
+        self.done = SumMetric()
+        self.share: list[int] = []
+
+    def setup(self, stage: str) -> None:
+        strategy = self.trainer.strategy
+        self.work.prepare(strategy.root_device)
+        # All take it from the first: what is there to be read changes as soon as one of them begins.
+        remaining = list(self.work.remaining()) if self.trainer.is_global_zero else []
+        remaining = strategy.broadcast(remaining)
+        self.share = remaining[self.trainer.global_rank :: self.trainer.world_size]
+        self.work.join(self.trainer.global_rank)
+
+    def predict_dataloader(self) -> DataLoader[int]:
+        # Lightning's own sampler for predictions wants at least one thing per process.
+        return DataLoader(self.share, batch_size=None)  # type: ignore[arg-type]  # a list is a dataset
+
+    def transfer_batch_to_device(self, batch: int, device: torch.device, dataloader_idx: int) -> int:
+        return batch
+
+    def predict_step(self, index: int, batch_idx: int) -> int:
+        # A prediction has no gradients, explanations are made of them.
+        with torch.enable_grad():
+            self.work.do(int(index))
+        self.done.update(1)
+        if self.progress is not None and self.trainer.is_global_zero:
+            self.progress("evaluating", batch_idx + 1, len(self.share))
+        return int(index)
+
+    def teardown(self, stage: str) -> None:
+        # Lightning has taken the module off the device, where the processes talk to each other.
+        done = int(self.done.to(self.trainer.strategy.root_device).compute())
+        if self.trainer.is_global_zero:
+            self.work.finish(done)
+        self.trainer.strategy.barrier("merged")
+
+
+def share_out(processes: Processes, work: SharedWork, progress: Progress | None) -> None:
+    """See `Processes.share`."""
+    strategy = DDPStrategy(timeout=_PATIENCE, start_method=STRATEGIES[processes.strategy])
+    with _quiet():
+        try:
+            trainer = L.Trainer(
+                accelerator=processes.accelerator,
+                devices=processes.devices,
+                num_nodes=processes.nodes,
+                strategy=strategy,
+                use_distributed_sampler=False,
+                inference_mode=False,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+            )
+            if strategy.cluster_environment is not None:
+                strategy.cluster_environment.validate_settings(strategy.num_processes, strategy.num_nodes)
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            line = " ".join(str(error).split())
+            raise ConfigurationError(
+                f"{processes.devices} devices of kind {processes.accelerator!r} on {processes.nodes} nodes cannot be "
+                f"used: {line}"
+            ) from error
+        try:
+            trainer.predict(_Share(work, progress), return_predictions=False)
+        except SystemExit:
+            # So Lightning ends a program that is interrupted; here somebody may want to say something first.
+            if trainer.state.status == TrainerStatus.INTERRUPTED:
+                raise KeyboardInterrupt from None
+            raise
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's remarks on training: the work has no worker processes and no modules on purpose."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(max(logger.level, logging.WARNING))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*does not have many workers")
+            warnings.filterwarnings(
+                "ignore", message=".*[Tt]otal length of .DataLoader. across ranks is zero"
+            )
+            warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
