@@ -6,7 +6,7 @@ LLaDA-V and the Dream backbone of LaViDa are published under these names. The ma
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -217,15 +217,17 @@ class LlamaModel(LanguageNetwork):
         self.layers = nn.ModuleList(LlamaBlock(dimensions, attention) for _ in range(dimensions.layers))
         self.norm = RMSNorm(dimensions.width, dimensions.epsilon)
 
-    def encode(
+    def _hidden(
         self,
         inputs_embeds: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        prefix: Sequence[KeysValues] | None = None,
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """See `LanguageNetwork.encode`."""
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        prefix: Sequence[KeysValues] | None,
+        keep: Callable[[KeysValues], None] | None = None,
+    ) -> Tensor:
         dimensions, dtype = self.dimensions, inputs_embeds.dtype
         rotary = rotary_of(inputs_embeds, position_ids, prefix, dimensions.head_dim, dimensions.theta, dtype)
-        hidden, keys_values = run_blocks(self.layers, inputs_embeds, rotary, attention_mask, prefix)
-        return self.norm(hidden), keys_values
+        hidden: Tensor = self.norm(
+            run_blocks(self.layers, inputs_embeds, rotary, attention_mask, prefix, keep)
+        )
+        return hidden

@@ -13,7 +13,7 @@ released models, "llama", is offered; its mathematics is in `transformer.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -253,21 +253,23 @@ class OlmoModel(LanguageNetwork):
         if not language.weight_tying:
             self.transformer["ff_out"] = OlmoHead(language)
 
-    def encode(
+    def _hidden(
         self,
         inputs_embeds: Tensor,
-        attention_mask: Tensor | None = None,
-        position_ids: Tensor | None = None,
-        prefix: Sequence[KeysValues] | None = None,
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """See `LanguageNetwork.encode`."""
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        prefix: Sequence[KeysValues] | None,
+        keep: Callable[[KeysValues], None] | None = None,
+    ) -> Tensor:
         language = self.language
         scaled = inputs_embeds * language.d_model**0.5 if language.input_emb_norm else inputs_embeds
         dtype = torch.float32 if language.rope_full_precision else scaled.dtype
         rotary = rotary_of(scaled, position_ids, prefix, language.head_dim, language.rope_theta, dtype)
         modules: Any = self.transformer
-        hidden, keys_values = run_blocks(modules["blocks"], scaled, rotary, attention_mask, prefix)
-        return modules["ln_f"](hidden), keys_values
+        hidden: Tensor = modules["ln_f"](
+            run_blocks(modules["blocks"], scaled, rotary, attention_mask, prefix, keep)
+        )
+        return hidden
 
     def logits(self, hidden: Tensor) -> Tensor:
         """[..., D] normed hidden states -> [..., V] logits in their dtype, scaled where the config asks."""

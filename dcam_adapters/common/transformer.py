@@ -216,7 +216,8 @@ def run_blocks(
     rotary: Rotary,
     mask: Tensor | None,
     prefix: Sequence[KeysValues] | None,
-) -> tuple[Tensor, list[KeysValues]]:
+    keep: Callable[[KeysValues], None] | None = None,
+) -> Tensor:
     """Runs all blocks of a language model.
 
     Args:
@@ -225,15 +226,18 @@ def run_blocks(
         rotary: tables for the n rows.
         mask: see `multi_head_attention`.
         prefix: keys and values of earlier rows, one entry per block; None if there are none.
+        keep: gets every block's keys and values of these rows, in order; None: nobody needs them. Those of all blocks
+            together take more memory than all else in a pass without a graph.
 
     Returns:
-        [B, n, D] output of the last block, and every block's keys and values of these rows.
+        [B, n, D] output of the last block.
     """
-    keys_values = []
     for index, block in enumerate(blocks):
         hidden, own = block(hidden, rotary, mask, prefix[index] if prefix else None)
-        keys_values.append(own)
-    return hidden, keys_values
+        if keep is not None:
+            keep(own)
+        del own
+    return hidden
 
 
 class LanguageNetwork(nn.Module, ABC):
@@ -258,9 +262,8 @@ class LanguageNetwork(nn.Module, ABC):
         Returns:
             [B, n, D], hidden states after the final norm.
         """
-        return self.encode(inputs_embeds, attention_mask, position_ids, prefix)[0]
+        return self._hidden(inputs_embeds, attention_mask, position_ids, prefix)
 
-    @abstractmethod
     def encode(
         self,
         inputs_embeds: Tensor,
@@ -269,3 +272,16 @@ class LanguageNetwork(nn.Module, ABC):
         prefix: Sequence[KeysValues] | None = None,
     ) -> tuple[Tensor, list[KeysValues]]:
         """As `forward`, with the keys and values of every block, which may be the `prefix` of a later call."""
+        kept: list[KeysValues] = []
+        return self._hidden(inputs_embeds, attention_mask, position_ids, prefix, kept.append), kept
+
+    @abstractmethod
+    def _hidden(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor | None,
+        prefix: Sequence[KeysValues] | None,
+        keep: Callable[[KeysValues], None] | None = None,
+    ) -> Tensor:
+        """As `forward`; `keep` is that of `run_blocks`."""

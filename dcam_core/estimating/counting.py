@@ -22,17 +22,22 @@ class PeakTensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     Attributes:
         alive: number of bytes alive now.
         peak: highest number of bytes alive at once, since the beginning or the last `restart`.
+        recent: the same since the last `mark`.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._sizes: dict[int, int] = {}
         self.alive = 0
-        self.peak = 0
+        self.peak = self.recent = 0
 
     def restart(self) -> None:
         """Forget the peak; what is alive goes on counting."""
-        self.peak = self.alive
+        self.peak = self.recent = self.alive
+
+    def mark(self) -> None:
+        """Forget what was recent; the peak stays."""
+        self.recent = self.alive
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run an operation, and count what it made."""
@@ -51,7 +56,7 @@ class PeakTensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return
         self._sizes[key] = storage.nbytes()
         self.alive += storage.nbytes()
-        self.peak = max(self.peak, self.alive)
+        self.peak, self.recent = max(self.peak, self.alive), max(self.recent, self.alive)
         weakref.finalize(storage, self._forget, key)
 
     def _forget(self, key: int) -> None:

@@ -46,7 +46,8 @@ class MemoryEstimate:
         weights: parameters and buffers.
         phases: stages in their order; they follow each other, so the largest counts.
         graph: alive when the forward pass of a replay has ended: what its backward passes will need.
-        gradients: what the backward passes take beyond that.
+        gradients: what the backward passes take beyond that. Where little is kept for them, the forward pass itself
+            takes more than both.
         per_state: what one further state in a forward pass takes; 0 where a single one is replayed.
         left_out: what could not be counted.
     """

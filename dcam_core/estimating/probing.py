@@ -57,25 +57,26 @@ class FirstStates:
 
 
 class GraphSize:
-    """Notes what is alive when forward passes have ended and backward passes have not begun.
+    """Notes what is alive when a forward pass has ended and its backward passes have not begun.
 
     Args:
-        memory: counts.
+        memory: counts; what is recent in it begins there.
 
     Attributes:
-        largest: highest number of bytes so far.
+        alive: number of bytes then, in the last forward pass.
     """
 
     def __init__(self, memory: PeakTensorMemory) -> None:
         self._memory = memory
-        self.largest = 0
+        self.alive = 0
 
     def noted_by(self, reading: Reading) -> Reading:
         """The same reading; whenever its scalar is computed, what is alive is noted."""
         objective = reading.objective
 
         def score(logits: Tensor, ids: Tensor) -> Tensor:
-            self.largest = max(self.largest, self._memory.alive)
+            self.alive = self._memory.alive
+            self._memory.mark()
             return objective.score(logits, ids)
 
         return dataclasses.replace(reading, objective=dataclasses.replace(objective, score=score))

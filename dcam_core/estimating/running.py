@@ -150,8 +150,8 @@ def estimate_run(
         checkpointing=replays.checkpointing,
         weights=weights,
         phases=(*stages.phases, Phase("refining", memory.peak)),
-        graph=explained.graph.largest,
-        gradients=max(0, explained.probed - explained.graph.largest),
+        graph=explained.graph,
+        gradients=explained.gradients,
         per_state=per_state,
         left_out=tuple(left_out),
     )
@@ -196,17 +196,17 @@ class _Explained:
 
     Attributes:
         first: the states that are replayed.
-        graph: notes what backward passes need.
-        probed: highest number of bytes alive while states were replayed and differentiated.
+        graph: highest number of bytes alive when a forward pass had ended.
+        gradients: highest number of bytes that backward passes took beyond that.
     """
 
     def __init__(self, memory: PeakTensorMemory, replays: Replays) -> None:
         self._memory = memory
-        self.graph = GraphSize(memory)
-        noted = [self.graph.noted_by(reading) for reading in replays.readings]
+        self._size = GraphSize(memory)
+        noted = [self._size.noted_by(reading) for reading in replays.readings]
         self.first = FirstStates(dataclasses.replace(replays, readings=noted))
         self._together = min(self.first.count, replays.states_per_forward)
-        self.probed = 0
+        self.graph = self.gradients = 0
 
     def by(self, label: str, attribution: Attribution | ModelAttribution) -> list[str]:
         """Follow an attribution over two forward passes of the probe, or through its own first ones.
@@ -220,7 +220,7 @@ class _Explained:
             return self._asked(label, attribution, replays)
         left_out: list[str] = []
         for batch in replays.probed():
-            self.probed = max(self.probed, self._memory.peak)
+            self._note()
             for probed in batch:
                 try:
                     with torch.no_grad():
@@ -262,8 +262,13 @@ class _Explained:
             left_out = [f"part of what {label} takes ({_first_line(error)})"]
         finally:
             handle.remove()
-        self.probed = self._memory.peak
+        self._note()
         return left_out
+
+    def _note(self) -> None:
+        """Take down the last forward pass and the backward passes behind it."""
+        self.graph = max(self.graph, self._size.alive)
+        self.gradients = max(self.gradients, self._memory.recent - self._size.alive)
 
 
 class _EnoughSeen(BaseException):

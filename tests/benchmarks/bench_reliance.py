@@ -47,7 +47,7 @@ def run(
     chosen = [scenes[index] for index in range(first, first + count)]
     report: dict[str, Any] = {"split": split, "first": first, "count": count, "models": {}}
     for model in models:
-        explainer = Explainer(model)
+        explainer = Explainer(model, "diffusion-cam")  # of which its cost is a share
         measured = _measure(explainer, chosen)
         told = {label: _told_apart(found) for label, found in measured.items()}
         report["models"][model] = told | {"cost": _cost(explainer, chosen[:5])}

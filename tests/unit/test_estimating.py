@@ -1,0 +1,192 @@
+"""Estimates of memory: made without numbers, they are what the allocator then counts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from benchmarks.allocated import peak_allocated
+from click.testing import CliRunner
+from torch import nn
+
+from dcam_adapters.llada_v.adapter import LLaDAVAdapter
+from dcam_adapters.llada_v.config import LLaDAVConfig
+from dcam_adapters.llada_v.modeling import LLaDAV
+from dcam_core import Explainer, default_manager, estimate_memory, load_model
+from dcam_core.attribution import ModelAttribution
+from dcam_core.cli.main import cli
+from dcam_core.cli.session import Session
+from dcam_core.errors import CheckpointError, ConfigurationError, UsageError
+from dcam_core.estimating import PeakTensorMemory
+from dcam_core.estimating.fakes import fake_weights
+from dcam_core.estimating.weights import weight_bytes
+from dcam_core.models import outline_model
+from dcam_core.testing.toy import toy_adapter, toy_picture
+
+PROMPT = "what is in the picture ?"
+SIZE = (96, 72)
+
+
+def sized(width, layers, answer):
+    """The embedded model's prompt and vocabulary with a language model of another size, and random weights."""
+    embedded = load_model("tiny-llada-v")
+    values = json.loads((embedded.folder / "config.json").read_text())
+    values |= {"hidden_size": width, "num_hidden_layers": layers, "intermediate_size": 3 * width}
+    # An answer of random weights would hold stop tokens: one of words only is written where nothing else may be.
+    values["suppressed_token_ids"] = list(range(12))
+    config = LLaDAVConfig.of(values)
+    torch.manual_seed(0)
+    model = LLaDAV(config)
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.05)
+    generation = {"gen_length": answer, "block_length": answer, "steps": answer}
+    return LLaDAVAdapter(model.eval(), config, embedded.tokenizer, generation=generation)
+
+
+CASES = {
+    "infill": ((64, 2, 12), 1, "dcam", {}),
+    "two by two": ((128, 5, 16), 4, "diffusion-cam", {"states_per_forward": 2}),
+    "vectorised": ((96, 3, 16), 6, "grad-cam", {"overrides": ["mask_step=first"], "targets_per_backward": 3}),
+    "checkpointing": ((96, 6, 12), 3, "diffusion-cam", {"checkpointing": True}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_estimate_is_what_the_allocator_counts(case):
+    size, count, method, options = CASES[case]
+    adapter = sized(*size)
+    estimate = estimate_memory(adapter, SIZE, count, method=method, prompt=PROMPT, **options)
+    explainer = Explainer(adapter, method, **options)
+
+    def explain():
+        explainer.explain(toy_picture(SIZE), PROMPT, targets=range(count))
+
+    assert estimate.activations == pytest.approx(peak_allocated(explain), rel=0.2)
+    assert estimate.weights == sum(tensor.nbytes for tensor in adapter.model.state_dict().values())
+
+
+def test_replays_alone_are_estimated_too():
+    """Reliance may take the most of a run; what follows it is held to the allocator on its own."""
+    adapter = sized(96, 4, 12)
+    options = {"overrides": ["probe_layer=0"], "states_per_forward": 2}
+    estimate = estimate_memory(adapter, SIZE, 4, method="grad-cam", prompt=PROMPT, **options)
+    explainer = Explainer(adapter, "grad-cam", **options)
+    inputs, asked = explainer._ask([toy_picture(SIZE)], PROMPT, range(4), None, None, 0, None)
+    found = peak_allocated(
+        lambda: explainer.explain_run(inputs, asked.trajectory, asked.answer, asked.targets)
+    )
+    explaining = next(phase.peak for phase in estimate.phases if phase.name == "explaining")
+    held = inputs.embeddings.nbytes + inputs.pixels.nbytes  # made before
+    assert explaining == pytest.approx(found + held, rel=0.1)
+    assert explaining == pytest.approx(estimate.graph + estimate.gradients, rel=0.2)
+    assert 0 < estimate.per_state < explaining / 2
+
+
+@pytest.mark.parametrize("name", ["tiny-llada-v", "tiny-lavida", "tiny-mmada"])
+def test_an_outline_tells_what_the_loaded_model_tells(name):
+    outline, loaded = outline_model(name), load_model(name)
+    assert all(parameter.is_meta for parameter in outline.model.parameters())
+    assert weight_bytes(outline) == weight_bytes(loaded)
+    found = [estimate_memory(adapter, SIZE, 2, prompt=PROMPT) for adapter in (outline, loaded)]
+    assert found[0] == found[1]
+
+
+def test_half_precision_and_a_folder_without_weights(tmp_path):
+    folder = load_model("tiny-llada-v").folder
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    whole, half = (outline_model(tmp_path, dtype=dtype) for dtype in ("float32", "bfloat16"))
+    assert weight_bytes(half) * 2 == weight_bytes(whole) == weight_bytes(outline_model(folder))
+    assert outline_model(tmp_path).dtype == torch.float32  # on the CPU, as `load_model`
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="is empty"):
+        outline_model(tmp_path)
+
+
+def test_quantised_weights_have_the_size_that_they_are_packed_to():
+    adapter = outline_model("tiny-llada-v")
+    linear = [m.weight for b in adapter.blocks for m in b.modules() if isinstance(m, nn.Linear)]
+    rest = weight_bytes(adapter) - sum(weight.nbytes for weight in linear)
+    count = sum(weight.numel() for weight in linear)
+    assert weight_bytes(adapter, "8bit") == rest + count + 4 * sum(weight.shape[0] for weight in linear)
+    assert weight_bytes(adapter, "4bit") == pytest.approx(rest + 0.516 * count, rel=0.01)
+    plain, packed = (
+        estimate_memory("tiny-llada-v", SIZE, loading={"quantisation": form}) for form in (None, "4bit")
+    )
+    assert packed.weights < plain.weights
+    assert packed.activations == plain.activations + max(weight.nbytes for weight in linear)
+
+
+def test_the_models_own_weights_come_back():
+    adapter = toy_adapter()
+    before = dict(adapter.model.named_parameters())
+    with pytest.raises(RuntimeError, match="stop"), fake_weights(adapter):
+        assert dict(adapter.model.named_parameters()).keys() == before.keys()
+        assert adapter.model.head.weight is not before["head.weight"]
+        raise RuntimeError("stop")
+    after = dict(adapter.model.named_parameters())
+    assert all(after[name] is before[name] for name in before)
+
+
+def test_what_is_a_view_of_something_older_is_not_counted():
+    weight = torch.zeros(100, 10)
+    with PeakTensorMemory() as memory:
+        view = weight.mT
+        product = view @ torch.ones(100, 1)
+        del view, product
+        assert memory.alive == 0
+        memory.restart()
+        kept = torch.zeros(5)
+    assert memory.peak == memory.alive == kept.nbytes
+
+
+class Curious(ModelAttribution):
+    """Asks the model, and looks at what it says."""
+
+    def __call__(self, replays):
+        values = replays.input_gradients()
+        _, first = next(values)
+        if float(first.sum()) > 0:
+            return first
+        return -first
+
+
+def test_what_cannot_be_followed_is_said(tmp_path):
+    explainer = Explainer(toy_adapter(), "diffusion-cam")
+    explainer._attribution = ("attribution 'curious'", Curious())
+    estimate = explainer.estimate_memory(SIZE, 2, prompt="the red")
+    assert len(estimate.left_out) == 1
+    assert "part of what attribution 'curious' takes" in estimate.left_out[0]
+    assert estimate.left_out[0] in str(estimate)
+
+    adapter = toy_adapter()
+    replay = adapter.replay
+    adapter.replay = lambda *given: replay(*given) * float(adapter.model.head.weight.sum())
+    with pytest.raises(
+        ConfigurationError, match=r"toy cannot be estimated: while denoising.*without numbers"
+    ):
+        Explainer(adapter).estimate_memory(SIZE, 2, prompt="the red")
+
+
+@pytest.mark.parametrize(
+    ("size", "targets", "message"), [((0, 5), 1, "no pixels"), (SIZE, 9, "1 to 8 tokens")]
+)
+def test_what_cannot_be_is_refused(size, targets, message):
+    with pytest.raises(UsageError, match=message):
+        Explainer(toy_adapter()).estimate_memory(size, targets, prompt="the red")
+
+
+def test_the_command(tmp_path):
+    out = tmp_path / "found.json"
+    words = ["estimate", "tiny-llada-v", "--image", "96x72", "--targets", "2", "--json", str(out)]
+    session = Session()
+    session.manager = default_manager()
+    shown = CliRunner().invoke(cli, words, obj=session)
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(out.read_text())
+    assert found["peak"] == found["weights"] + max(phase["peak"] for phase in found["phases"])
+    assert f"{found['peak'] / 2**20:,.1f} MiB  weights and the largest" in shown.output
+    wrong = CliRunner().invoke(cli, ["estimate", "tiny-llada-v", "--image", "large"], obj=session)
+    assert wrong.exit_code == 2
+    assert "write 640x480" in wrong.output
