@@ -16,6 +16,7 @@ __all__ = [
     "ConfigurationError",
     "DatasetError",
     "DcamError",
+    "LostProcessError",
     "PictureError",
     "PluginError",
     "ReplayError",
@@ -82,6 +83,10 @@ class StructuralValidityError(DcamError):
 
 class ReplayError(DcamError):
     """A replayed forward pass did not give what it must: no call of the probed module, no gradient."""
+
+
+class LostProcessError(DcamError):
+    """Another of the processes that share the work has ended before its time."""
 
 
 class SavedExplanationError(DcamError):

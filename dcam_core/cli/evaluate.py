@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dcam_core.cli.loading_options import loading_options
+from dcam_core.cli.process_options import process_options, speaks
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
 
@@ -100,20 +101,7 @@ _WIDTH_OF_A_FILE = 160
     help="Whether small pictures of all maps are kept, which table.html shows behind the numbers.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
-@click.option(
-    "--devices",
-    metavar="N|auto",
-    help="Share the samples between so many devices per node, of the kind that --device names: one process each.  "
-    "[default: one process]",
-)
-@click.option(
-    "--nodes",
-    type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Number of nodes that share them.",
-)
-@click.option("--strategy", metavar="NAME", help="How processes are started and connected.  [default: ddp]")
+@process_options
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results.")
 @click.pass_obj
 def evaluate(
@@ -137,9 +125,7 @@ def evaluate(
     baselines: bool,
     pictures: bool,
     seed: int,
-    devices: str | None,
-    nodes: int,
-    strategy: str | None,
+    processes: dict[str, Any],
     out: str,
 ) -> None:
     """Compare methods by where their maps lie, on the answers of a model to the pictures of a dataset.
@@ -152,7 +138,6 @@ def evaluate(
     from rich.console import Console
 
     from dcam_core.cli.progress import ProgressBars
-    from dcam_core.distributed import Processes
     from dcam_core.evaluation import Ablation, Layers, Sweep, terminal
     from dcam_core.evaluation import evaluate as run
     from dcam_core.evaluation.making import read_parameters
@@ -184,16 +169,14 @@ def evaluate(
                 pictures=pictures,
                 seed=seed,
                 loading={key: value for key, value in loading.items() if value is not None},
-                devices=devices,
-                nodes=nodes,
-                strategy=strategy,
+                **processes,
                 manager=session.manager,
                 progress=progress,
             )
     except KeyboardInterrupt:
         click.echo(f"what is done is kept in {out}: the same call continues", err=True)
         raise
-    if (devices is not None or nodes > 1 or strategy is not None) and not Processes.is_first():
+    if not speaks(processes):
         return
     console = Console()
     if not console.is_terminal:

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dcam_core.cli.loading_options import loading_options
+from dcam_core.cli.process_options import asked_for, process_options, speaks
 from dcam_core.cli.results import result_folder, tell
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
@@ -88,6 +89,7 @@ __all__ = ["explain"]
     help="With --animate: at most so many steps, evenly spread; those that decided the words are always shown.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
+@process_options
 @click.option("--print-config", is_flag=True, help="Print the merged method configuration and stop.")
 @click.pass_obj
 def explain(
@@ -111,6 +113,7 @@ def explain(
     seed: int,
     print_config: bool,
     loading: dict[str, Any],
+    processes: dict[str, Any],
 ) -> None:
     """Show where in IMAGE each word of the model's answer came from.
 
@@ -118,6 +121,9 @@ def explain(
 
     KEY=VALUE changes a setting of the method: mask_step=infill, sampler.steps=16,
     refiners.min-max=null (leaves a refiner out).
+
+    If IMAGE is a folder, every picture in it is explained, each into a folder of its own name in DIR; the same
+    call continues what was interrupted.
 
     Example: dcam explain scene.png --prompt "describe the picture" --model tiny-llada-v -t circle
     """
@@ -131,7 +137,12 @@ def explain(
     from dcam_core.probing.reliance import GROUNDED_ABOVE
 
     # What needs no model is checked first: loading one may take minutes.
-    pictures = read_pictures((image, *further))
+    of_a_folder = Path(image).expanduser().is_dir() and not further and not print_config
+    if asked_for(processes) and not of_a_folder:
+        raise UsageError(
+            "--devices, --nodes and --strategy share the pictures of a folder: give a folder as IMAGE"
+        )
+    pictures = () if of_a_folder else read_pictures((image, *further))
     _refuse_stray_pictures(overrides)
     chosen: tuple[str, ...] | None = () if baselines == ("none",) else baselines or None
     stand_ins((), chosen or ())  # names and files; the pictures are made where they are used
@@ -142,34 +153,71 @@ def explain(
     if animate and (answer is not None or why_not is not None):
         option = "--answer" if answer is not None else "--why-not"
         raise UsageError(f"{option} gives the answer, so no denoising step wrote it: leave out --animate")
+    contrast = None if rather_than is None else {"name": "contrast", "against": rather_than}
+    explaining: dict[str, Any] = {
+        "targets": "all" if targets == ("all",) else targets or None,
+        "answer": answer,
+        "why_not": why_not,
+        "baselines": chosen,
+        "grounded_above": GROUNDED_ABOVE if grounded_above is None else grounded_above,
+        "over_time": frames if animate else False,
+        "seed": seed,
+    }
+    if of_a_folder:
+        _explain_folder(
+            session,
+            image,
+            out,
+            processes,
+            model=model,
+            prompt=prompt,
+            method=method,
+            overrides=overrides,
+            gradient_target=contrast,
+            explaining=explaining,
+            loading={key: value for key, value in loading.items() if value is not None},
+        )
+        return
     folder = result_folder(out, f"dcam-{Path(image).stem}")
     with ProgressBars() as progress:
         progress("loading", 0, 1)
         loaded = load_model(model, manager=session.manager, **loading)
-        contrast = None if rather_than is None else {"name": "contrast", "against": rather_than}
         explainer = Explainer(
             loaded, method, overrides=overrides, gradient_target=contrast, manager=session.manager
         )
         progress("loading", 1, 1)
         if not print_config:
-            explanation = explainer.explain(
-                pictures,
-                prompt,
-                "all" if targets == ("all",) else targets or None,
-                answer=answer,
-                why_not=why_not,
-                baselines=chosen,
-                grounded_above=GROUNDED_ABOVE if grounded_above is None else grounded_above,
-                over_time=frames if animate else False,
-                seed=seed,
-                progress=progress,
-            )
+            explanation = explainer.explain(pictures, prompt, progress=progress, **explaining)
             explanation.save(folder)
     if print_config:
         settings = {**explainer.method.as_dict(), "probe_layer": explainer.layer}
         click.echo(OmegaConf.to_yaml(OmegaConf.create(settings)), nl=False)
     else:
         tell(explanation, folder)
+
+
+def _explain_folder(
+    session: Session, folder: str, out: str | None, processes: dict[str, Any], **asked: Any
+) -> None:
+    """Explain every picture of a folder; the first of several processes says what came of it."""
+    from dcam_core.cli.progress import ProgressBars
+    from dcam_core.picture_folder import explain_folder
+
+    into = Path(out or f"dcam-{Path(folder).expanduser().resolve().name}").expanduser()
+    try:
+        with ProgressBars() as progress:
+            outcome = explain_folder(
+                folder=folder, out=into, manager=session.manager, progress=progress, **asked, **processes
+            )
+    except KeyboardInterrupt:
+        click.echo(f"what is done is kept in {into}: the same call continues", err=True)
+        raise
+    if not speaks(processes):
+        return
+    for name, why in outcome.skipped.items():
+        click.echo(f"{name} is not explained: {why}", err=True)
+    for explained in outcome.explained.values():
+        click.echo(str(explained / "report.html"))
 
 
 def _refuse_stray_pictures(overrides: Sequence[str]) -> None:

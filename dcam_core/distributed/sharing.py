@@ -11,33 +11,32 @@ from typing import TYPE_CHECKING
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerStatus
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 from torchmetrics import SumMetric
 
 from dcam_core.distributed.work import STRATEGIES, Processes, SharedWork
-from dcam_core.errors import ConfigurationError
+from dcam_core.errors import ConfigurationError, LostProcessError
 
 if TYPE_CHECKING:
     from dcam_core.explainer import Progress
 
 __all__ = ["share_out"]
 
-_PATIENCE = timedelta(days=7)
-"""How long a process that is through waits for the others: shares may take very different times, and a process that
-died is noticed by its launcher long before."""
+_PATIENCE = timedelta(days=1)
+"""How long a process that is through waits for the others, whose shares may take much longer. One that died is
+noticed long before: by its launcher, or because its connection was closed."""
 
 
 class _Share(L.LightningModule):
     """What one process does. The model is none of its modules: Lightning has nothing to move, wrap or shard."""
 
-    # Fewer things than processes may be left, when a run is continued.
-    allow_zero_length_dataloader_with_multiple_devices = True
-
     def __init__(self, work: SharedWork, progress: Progress | None) -> None:
         super().__init__()
+        # Fewer things than processes may be left, when a run is continued.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.work = work
         self.progress = progress
         self.done = SumMetric()
@@ -48,9 +47,11 @@ class _Share(L.LightningModule):
         self.work.prepare(strategy.root_device)
         # All take it from the first: what is there to be read changes as soon as one of them begins.
         remaining = list(self.work.remaining()) if self.trainer.is_global_zero else []
-        remaining = strategy.broadcast(remaining)
+        with _others_alive():
+            remaining = strategy.broadcast(remaining)
         self.share = remaining[self.trainer.global_rank :: self.trainer.world_size]
-        self.work.join(self.trainer.global_rank)
+        if self.share:
+            self.work.join(self.trainer.global_rank)
 
     def predict_dataloader(self) -> DataLoader[int]:
         # Lightning's own sampler for predictions wants at least one thing per process.
@@ -65,12 +66,14 @@ class _Share(L.LightningModule):
             self.work.do(int(index))
         self.done.update(1)
         if self.progress is not None and self.trainer.is_global_zero:
-            self.progress("evaluating", batch_idx + 1, len(self.share))
+            self.progress(self.work.stage, batch_idx + 1, len(self.share))
         return int(index)
 
     def teardown(self, stage: str) -> None:
         # Lightning has taken the module off the device, where the processes talk to each other.
-        done = int(self.done.to(self.trainer.strategy.root_device).compute())
+        self.done.to(self.trainer.strategy.root_device)
+        with _others_alive():
+            done = int(self.done.compute())
         if self.trainer.is_global_zero:
             self.work.finish(done)
         self.trainer.strategy.barrier("merged")
@@ -108,6 +111,18 @@ def share_out(processes: Processes, work: SharedWork, progress: Progress | None)
             if trainer.state.status == TrainerStatus.INTERRUPTED:
                 raise KeyboardInterrupt from None
             raise
+
+
+@contextmanager
+def _others_alive() -> Iterator[None]:
+    """Say in one line that another process has ended, where the backend says that a connection was closed."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo's and NCCL's, which have nothing else in common
+        raise LostProcessError(
+            "another of the processes that share the work has ended before its time; why is its own to say. What is "
+            "done is kept: the same call continues"
+        ) from error
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 
@@ -24,7 +24,12 @@ class SharedWork(ABC):
     """Work on numbered things, any of which any process can do.
 
     The order in every process: `prepare`, `join`, `do` for its share. Then it waits for the others.
+
+    Attributes:
+        stage: what is being done, for `progress`: "evaluating".
     """
+
+    stage: ClassVar[str]
 
     @abstractmethod
     def prepare(self, device: torch.device) -> None:
@@ -82,7 +87,7 @@ class Processes:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ConfigurationError(
-                f"strategy is {self.strategy!r}: every process loads the whole model and takes its share of the work: "
+                f"strategy is {self.strategy!r}: every process loads the whole model and takes a share of the work: "
                 f"give one of {', '.join(STRATEGIES)}; a model larger than a device is spread with device_map instead"
             )
         if self.devices != "auto" and (not isinstance(self.devices, int) or self.devices < 1):

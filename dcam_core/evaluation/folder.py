@@ -24,7 +24,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,11 @@ from dcam_core.errors import SavedExplanationError, UsageError
 from dcam_core.evaluation.ledger import Ledger, LedgerEntry
 from dcam_core.evaluation.pictures import SamplePictures
 from dcam_core.evaluation.sample import EvaluatedSample
+from dcam_core.results.request import plain, refuse_another
 
 __all__ = ["RunFolder"]
 
 _RUN, _PICTURES, _RANKS = "run.json", "pictures", "ranks"
-_DIFFERENCES_SHOWN = 4
 
 
 class RunFolder:
@@ -57,7 +57,7 @@ class RunFolder:
 
     def __init__(self, path: Path, request: Mapping[str, Any]) -> None:
         self.path = path
-        self._request = _plain(request)
+        self._request = plain(request)
         self.facts: dict[str, Any] | None = None
         self._own = Ledger(path)
         self._written = self._own
@@ -66,7 +66,7 @@ class RunFolder:
             raise UsageError(f"output folder {path} is a file: give a folder")
         if (path / _RUN).is_file():
             kept = self._read_run()
-            self._compare(kept["request"], self._request)
+            refuse_another(self.path, "evaluation", kept["request"], self._request)
             self.facts = kept["facts"]
         elif path.is_dir() and any(path.iterdir()):
             raise UsageError(
@@ -85,18 +85,18 @@ class RunFolder:
         Raises:
             UsageError: the evaluation was begun with other facts.
         """
-        plain = _plain(facts)
+        settled = plain(facts)
         if self.facts is None:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UsageError(f"output folder {self.path} cannot be made: {error}") from error
             self.write(
-                _RUN, json.dumps({"request": self._request, "facts": plain}, indent=2, ensure_ascii=False)
+                _RUN, json.dumps({"request": self._request, "facts": settled}, indent=2, ensure_ascii=False)
             )
         else:
-            self._compare(self.facts, plain)
-        self.facts = plain
+            refuse_another(self.path, "evaluation", self.facts, settled)
+        self.facts = settled
         self._own.drop_what_was_cut_off()
         self._look_elsewhere()
 
@@ -217,38 +217,6 @@ class RunFolder:
             raise SavedExplanationError(
                 f"{path} is damaged, it holds no evaluation's request and facts: give another folder"
             ) from error
-
-    def _compare(self, kept: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-        """Refuse to continue another evaluation."""
-        found = list(_differences(kept, now))
-        if not found:
-            return
-        if len(found) > _DIFFERENCES_SHOWN:
-            found = [*found[:_DIFFERENCES_SHOWN], f"and {len(found) - _DIFFERENCES_SHOWN} more"]
-        raise UsageError(
-            f"output folder {self.path} holds another evaluation: {'; '.join(found)}; give another folder, or call "
-            "as before to continue"
-        )
-
-
-def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
-    """As it comes back from JSON, so that it can be compared with what does."""
-    plain = json.loads(json.dumps(data, default=str))
-    return dict(plain)
-
-
-def _differences(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """What differs between nested mappings, each as a few words; lists are compared as a whole."""
-    for key in dict.fromkeys((*before, *after)):
-        name = f"{prefix}{key}"
-        if key not in after:
-            yield f"{name} is missing now"
-        elif key not in before:
-            yield f"{name} is new"
-        elif isinstance(before[key], Mapping) and isinstance(after[key], Mapping):
-            yield from _differences(before[key], after[key], f"{name}.")
-        elif before[key] != after[key]:
-            yield f"{name} was {before[key]!r}, is {after[key]!r}"
 
 
 def _write_whole(path: Path, content: bytes) -> None:

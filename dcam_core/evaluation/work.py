@@ -67,6 +67,8 @@ class SharedEvaluation(SharedWork):
         folder: where the results go; all processes see the same.
     """
 
+    stage = "evaluating"
+
     def __init__(
         self, source: ModelSource, begin: Callable[[ModelSource], EvaluationWork], folder: RunFolder
     ) -> None:

@@ -12,6 +12,7 @@ import lightning as L
 from lightning.pytorch.profilers import Profiler
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
+from PIL import Image
 
 from dcam_core.adapter import Adapter
 from dcam_core.dataset import Sample
@@ -75,7 +76,8 @@ class DiffusionCAM(L.Callback):
             left out, and said. The first is always made. None: no bound.
         strict: whether an error in an explanation ends the training. False: it is logged with its traceback, and
             training goes on. A wrong setting of the callback is always an error.
-        every_rank: whether all ranks explain, where rank zero alone logs; None: under strategies that shard weights.
+        every_rank: whether all ranks explain what rank zero chose, and rank zero alone logs; None: under strategies
+            that shard weights.
         options: further arguments of `Explainer`, such as `probe_layer` or `overrides`.
 
     Attributes:
@@ -234,6 +236,8 @@ class DiffusionCAM(L.Callback):
             try:
                 with undisturbed(module):
                     chosen = samples() if callable(samples) else samples
+                    if everyone and callable(samples):  # each rank has a batch of its own
+                        chosen = trainer.strategy.broadcast(chosen)
                     shown = [self._shower.show(sample) for sample in chosen]
                     if trainer.is_global_zero:
                         self._keep(trainer, stage, shown)
@@ -338,7 +342,7 @@ def _profiler(trainer: L.Trainer) -> Profiler:
     return profiler
 
 
-def _overlay(sample: ShownSample, word: ShownWord, step: int) -> Any:
+def _overlay(sample: ShownSample, word: ShownWord, step: int) -> Image.Image:
     """The map of a word over its picture, as reports show it, with what was measured."""
     heat = stretch_map(word.map, display_size(*sample.picture.size))
     scores = ", ".join(f"{name} {value:.3g}" for name, value in list(word.scores.items())[:3])

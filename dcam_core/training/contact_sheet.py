@@ -22,7 +22,7 @@ __all__ = ["ContactSheet"]
 _TILE = 132  # longest side of a tile, in pixels
 _GAP = 6
 _MARGIN, _TOP = 12, 78  # above the tiles stand title and steps
-_LETTER = 8  # width of a letter, in pixels
+_LETTER, _TITLE_LETTER = 8, 10  # width of a letter, in pixels
 _DPI = 100
 
 
@@ -108,7 +108,7 @@ class ContactSheet:
         """The tiles with title, words and steps."""
         left = 2 * _MARGIN + _LETTER * max((len(word) for word in words), default=0)
         height, width = _TOP + canvas.shape[0] + _GAP, left + canvas.shape[1] + _GAP
-        width = max(width, 2 * _MARGIN + _LETTER * len(title))
+        width = max(width, 2 * _MARGIN + _TITLE_LETTER * len(title))
         figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
         FigureCanvasAgg(figure)
         place = (left / width, _GAP / height, canvas.shape[1] / width, canvas.shape[0] / height)

@@ -17,11 +17,13 @@ from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Str
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from dcam_core.dataset import Sample
 from dcam_core.training import DiffusionCAM
 from support.toy_training import ToyTraining, batches, scene, trainer
 
-WAYS = ("plain", "rank-zero", "every-rank", "sharded-plain", "sharded")
-"""Under DDP: without the callback, explaining on one rank, on both. With sharded blocks: without it, with it."""
+WAYS = ("plain", "rank-zero", "every-rank", "sharded-plain", "sharded", "sharded-chosen")
+"""Under DDP: without the callback, explaining on one rank, on both. With sharded blocks: without it, with it, and
+with samples that are chosen from each rank's own batch."""
 
 
 class Sharded(ToyTraining):
@@ -39,9 +41,14 @@ def strategy(way: str) -> Strategy:
     return DDPStrategy(process_group_backend="gloo", find_unused_parameters=True)
 
 
+def chosen(batch: torch.Tensor) -> list[Sample]:
+    """Another number of samples on either rank: if each explained its own, one would wait for the other for ever."""
+    return [scene(f"scene-{number}") for number in range(1 + int(os.environ["LOCAL_RANK"]))]
+
+
 def callback(way: str) -> DiffusionCAM:
     return DiffusionCAM(
-        [scene()],
+        chosen if way == "sharded-chosen" else [scene()],
         every_n_train_steps=2,
         probe_layer=0,
         metrics=[],

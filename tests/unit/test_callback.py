@@ -11,6 +11,8 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from peft import LoraConfig, inject_adapter_in_model
 from support.toy_training import ToyTraining, batches, fit, scene, trainer
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
 from dcam_core import Explainer
@@ -49,11 +51,7 @@ def assert_same(one, other):
 
 
 def broken(batch):
-    (
-        random.random(),
-        np.random.rand(3),
-        torch.rand(3),
-    )  # draws, then fails: the worst that a user's function does
+    numbers_drawn()  # and then it fails: the worst that a user's function does
     raise RuntimeError("the user's function is broken")
 
 
@@ -135,6 +133,26 @@ def test_everything_is_left_as_it_was_found_also_by_an_error():
     assert [p.requires_grad for p in module.parameters()] == flags
     assert torch.equal(module.model.patch.weight.grad, torch.ones(24, 3))
     assert not any(part._forward_hooks for part in module.modules())
+
+
+@pytest.fixture
+def mesh():
+    """A mesh of one process."""
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_weights_that_were_gathered_meanwhile_are_trained_afterwards(mesh):
+    module = fully_shard(torch.nn.Linear(2, 1), mesh=mesh)
+    sharded = module.weight
+    with undisturbed(module):
+        module(torch.ones(1, 2))
+        assert module.weight is not sharded  # the outermost module keeps what it gathered
+    module(torch.ones(1, 2)).sum().backward()
+    assert module.weight is sharded
+    assert sharded.grad.full_tensor().tolist() == [[1, 1]]
 
 
 # -- when ----------------------------------------------------------------------------------------------------

@@ -327,6 +327,7 @@ def test_demo_without_a_model_says_so(toy, dcam):
 def pictures(toy):
     (toy / "text.png").write_text("not a picture")
     (toy / "empty.png").write_bytes(b"")
+    (toy / "nothing").mkdir()
     (toy / "cut.png").write_bytes((toy / "checkpoint/demo.png").read_bytes()[:60])
     return toy
 
@@ -335,7 +336,7 @@ def pictures(toy):
     ("picture", "message"),
     [
         ("nowhere.png", "does not exist"),
-        (".", "is a folder"),
+        ("nothing", "holds no picture"),
         ("text.png", "is not a picture that can be read"),
         ("empty.png", "is not a picture that can be read"),
         ("cut.png", "cannot be read"),

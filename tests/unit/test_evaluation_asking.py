@@ -68,22 +68,34 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def run(model):
+def unsure():
+    """The toy, looking at the picture a little: no probability is near 0 or 1."""
+    adapter = toy_adapter(1)
+    with torch.no_grad():
+        adapter.model.patch.weight.mul_(20)
+        adapter.model.head.weight.mul_(0.1)
+        for block in adapter.model.blocks:
+            block.attention.out_proj.weight.mul_(4)
+    return adapter
+
+
+@pytest.fixture(scope="module")
+def run(unsure):
     """The caption as the model's answer, and some of its words; one has two tokens."""
-    inputs = model.prepare(toy_picture(), "the blue moon")
-    trajectory = given_trajectory(model, CAPTION, model.default_sampler)
-    answer = read_answer(trajectory.answer_ids, model.tokenizer)
+    inputs = unsure.prepare(toy_picture(), "the blue moon")
+    trajectory = given_trajectory(unsure, CAPTION, unsure.default_sampler)
+    answer = read_answer(trajectory.answer_ids, unsure.tokenizer)
     return inputs, trajectory, answer, select_targets(answer, ["red circle", "moon"])
 
 
 @pytest.fixture
-def asked(model, run):
+def asked(unsure, run):
     """(methods) -> a sample of the run, to be asked about."""
 
     def made(*explainers):
         inputs, trajectory, answer, targets = run
         runs = SharedRuns(inputs, trajectory, answer, targets, [toy_picture()], explainers)
-        return AskedSample(model, inputs.prompt, runs, (3, 4))
+        return AskedSample(unsure, inputs.prompt, runs, (3, 4))
 
     return made
 
@@ -117,24 +129,24 @@ def lines(path):
 
 
 @pytest.mark.parametrize("method", ["grad-cam", "diffusion-cam"])
-def test_every_column_is_what_the_public_function_gives(method, model, run, manager, asked):
+def test_every_column_is_what_the_public_function_gives(method, unsure, run, manager, asked):
     labels = [
         "insertion-deletion:intervals=3", "insertion:intervals=3", "deletion:intervals=3:baseline=blur",
         "road:percentiles=[50,80]", "average-drop", "parameter-randomisation", "label-randomisation",
         "noise-stability:repeats=2",
     ]  # fmt: skip
     inputs, trajectory, answer, targets = run
-    picture, explainer = toy_picture(), Explainer(model, method, manager=manager)
+    picture, explainer = toy_picture(), Explainer(unsure, method, manager=manager)
 
     def raw(shown=picture, words=targets):
-        read = inputs if shown is picture else model.prepare(shown, inputs.prompt)
+        read = inputs if shown is picture else unsure.prepare(shown, inputs.prompt)
         return explainer.explain_run(read, trajectory, answer, words, pictures=[shown]).raw
 
     explained = explainer.explain_run(inputs, trajectory, answer, targets, pictures=[picture])
-    words = AskedWords(model, picture, inputs.prompt, trajectory, targets)
+    words = AskedWords(unsure, picture, inputs.prompt, trajectory, targets)
     curves = deletion_insertion(words, explained.maps, mean_coloured(picture), intervals=3)
     blur = deletion_insertion(words, explained.maps, BASELINES["blur"](picture), intervals=3)
-    randomised = list(parameter_randomisation(model, raw, modules=modules_from_the_top(model)))[-1]
+    randomised = list(parameter_randomisation(unsure, raw, modules=modules_from_the_top(unsure)))[-1]
     expected = [
         curves.probability_difference, curves.insertion_probability, blur.deletion_probability,
         road(words, explained.maps, percentiles=(50, 80)).score, drop_and_increase(words, explained.maps).drop,
@@ -153,7 +165,9 @@ def test_every_column_is_what_the_public_function_gives(method, model, run, mana
     assert torch.equal(maps, explained.maps)
     found = scorer.score(maps, explainer)
     for label, values in zip(labels, expected, strict=True):
-        assert [own[label] for own in found] == pytest.approx(values.tolist(), abs=1e-7, nan_ok=True), label
+        assert [own[label] for own in found] == pytest.approx(
+            values.tolist(), rel=1e-5, abs=1e-9, nan_ok=True
+        ), label
     assert all(value is not None for value in found[0].values())
     # The model is what it was: randomised parameters have gone back.
     assert torch.equal(raw(), sample.raw_maps(explainer))
@@ -166,7 +180,7 @@ def test_a_finer_map_is_asked_with_the_tokens_and_an_inverted_one_gives_minus_th
     maps = torch.rand(2, 3, 4, generator=torch.Generator().manual_seed(3))
     fine = maps.repeat_interleave(4, 1).repeat_interleave(4, 2)
     scores = measure.score(sample, maps, None)
-    assert scores.abs().min() > 1e-6
+    assert scores.abs().min() > 1e-7
     torch.testing.assert_close(measure.score(sample, fine, None), scores)
     torch.testing.assert_close(measure.score(sample, 1 - maps, None), -scores)
     torch.testing.assert_close(ranked.score(sample, 1 - maps, None), -ranked.score(sample, maps, None))
@@ -190,12 +204,12 @@ def test_curves_are_asked_once_for_all_columns_of_a_map(asked, manager, monkeypa
 
 
 def test_methods_that_are_fed_the_same_share_replays_and_no_bit_changes(
-    model, run, manager, asked, monkeypatch
+    unsure, run, manager, asked, monkeypatch
 ):
     inputs, trajectory, _, targets = run
-    explainers = [Explainer(model, method, manager=manager) for method in FED_ALIKE]
-    other = Explainer(model, "hires-cam", overrides=["probe_layer=0"], manager=manager)
-    itself = Explainer(model, "occlusion", manager=manager)
+    explainers = [Explainer(unsure, method, manager=manager) for method in FED_ALIKE]
+    other = Explainer(unsure, "hires-cam", overrides=["probe_layer=0"], manager=manager)
+    itself = Explainer(unsure, "occlusion", manager=manager)
     alone = [
         each.probe_run(inputs, trajectory, targets, pictures=[toy_picture()])
         for each in (*explainers, other, itself)

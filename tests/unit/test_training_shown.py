@@ -23,6 +23,8 @@ from dcam_core.testing.toy import WORDS
 from dcam_core.training import DiffusionCAM
 from dcam_plugins.scenes import Scenes
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's, of few workers and used folders
+
 SHEET = "dcam/train/scene/contact-sheet"
 
 

@@ -205,19 +205,15 @@ class Workplace:
             DataLoader(range(recipe.asked_scenes), batch_size=recipe.asked_scenes),  # type: ignore[arg-type]
             schedule,
             f"{name}-language",
-            [self._maps(asked)],
+            [self._maps(student, asked)],
         )
         return self._export(student, values, self.out / name)
 
-    def _maps(self, scenes: Sequence[SceneLike]) -> DiffusionCAM:
+    def _maps(self, student: Student, scenes: Sequence[SceneLike]) -> DiffusionCAM:
         """Shows what the words of the captions look at while they are learnt."""
         # A registered dataset holds samples; `SceneLike` says what else is used of them.
         samples = cast("Sequence[Sample]", [scenes[index] for index in range(self.recipe.shown_scenes)])
-        return DiffusionCAM(
-            samples,
-            model=lambda stage: stage.student.adapter(),
-            every_n_train_steps=self.recipe.show_every,
-        )
+        return DiffusionCAM(samples, model=student.adapter(), every_n_train_steps=self.recipe.show_every)
 
     def _export(self, student: Student, values: Mapping[str, Any], folder: Path) -> Path:
         """Write the checkpoint folder, whole or not at all."""

@@ -1,0 +1,173 @@
+"""`dcam evaluate` by two processes on the CPU: the table of one, also when a process is killed and others go on."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dcam_core.evaluation import evaluate
+from dcam_core.plugins import PluginManager
+from dcam_core.testing.toy import toy_adapter
+
+TESTS = Path(__file__).parents[1]
+PLUGINS = ("dcam_plugins.plugin", "dcam_core.testing.plugin", "support.toy_things")
+SHIPPED = ("dcam_plugins.plugin", "dcam_adapters.llada_v.plugin", "dcam_adapters.embedded.plugin")
+TOY = ["--model", "toy", "--dataset", "toy-things:.", "--methods", "grad-cam"]
+SCENES = ["--model", "tiny-llada-v", "--dataset", "scenes", "--split", "test", "--limit", "5"]
+SCENES += ["--methods", "grad-cam", "--metrics", "pointing-game,obj-iou", "--no-baselines"]
+
+
+def start(root, *arguments, plugins=PLUGINS, by=("-m", "dcam_core")):
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "DCAM_"))},
+        "DCAM_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "DCAM_PLUGINS": ",".join(plugins),
+        "PYTHONPATH": str(TESTS),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = [sys.executable, *by, "evaluate", *arguments]
+    return subprocess.Popen(
+        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def run(root, *arguments, seconds=500, **more):
+    process = start(root, *arguments, **more)
+    out, err = process.communicate(timeout=seconds)
+    assert process.returncode == 0, err
+    return out, err
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def results(folder):
+    """Everything but times, and where lines end that hold them; numbers to 6 digits behind the point."""
+    found = [
+        *lines(folder / "words.jsonl"),
+        *lines(folder / "samples.jsonl"),
+        *lines(folder / "skipped.jsonl"),
+    ]
+    found.append(json.loads((folder / "summary.json").read_text()))
+    for each in found:
+        each.pop("seconds", None)
+        each.pop("words_end", None)
+    return rounded(found)
+
+
+def rounded(data):
+    if isinstance(data, float):
+        return round(data, 6) + 0.0
+    if isinstance(data, dict):
+        return {key: rounded(value) for key, value in data.items()}
+    return [rounded(value) for value in data] if isinstance(data, list) else data
+
+
+def wait_for(done, process, seconds=400):
+    end = time.monotonic() + seconds
+    while not done():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+def counted(folder):
+    """Samples that each ledger of a process holds."""
+    ledgers = {path.parent.name: path for path in folder.glob("ranks/*/samples.jsonl")}
+    return {rank: path.read_bytes().count(b"\n") for rank, path in ledgers.items()}
+
+
+def children(process):
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder that one process has written; one of its pictures cannot be read."""
+    root = tmp_path_factory.mktemp("whole")
+    (root / "picture-1.png").write_bytes(b"no picture")
+    with contextlib.chdir(root):  # the reason names the picture as the dataset does
+        evaluate(
+            toy_adapter(),
+            "toy-things",
+            ["grad-cam"],
+            "out",
+            dataset_parameters={"root": "."},
+            manager=PluginManager(autoload=False, extra=PLUGINS),
+        )
+    return root / "out"
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "picture-1.png").write_bytes(b"no picture")
+    return tmp_path
+
+
+def test_two_processes_leave_the_folder_that_one_leaves(whole, root):
+    out, err = run(root, *TOY, "--out", "out", "--devices", "2")
+    assert results(root / "out") == results(whole)
+    assert not (root / "out/ranks").exists()
+    assert sorted(path.name for path in (root / "out/pictures").iterdir()) == [
+        f"{index:06d}.npz" for index in (0, 2, 3)
+    ]
+    assert out.count("Mean over words") == 1  # the first process speaks for both
+    assert err == "tables and results: out\n"
+
+
+@pytest.mark.slow
+def test_the_first_process_is_killed_and_others_go_on(whole, root):
+    (root / "hold").touch()
+    process = start(root, *TOY, "--out", "out", "--devices", "2")
+    # The first process does samples 0 and 2, at which it is held; the other 1, which it skips, and 3.
+    wait_for(lambda: (root / "reached").exists() and counted(root / "out").get("1") == 1, process)
+    process.kill()
+    _, err = process.communicate(timeout=100)  # the other one ends by itself
+    assert "another of the processes" in err
+    assert "the same call continues" in err
+    (root / "hold").unlink()
+    kept = lines(root / "out/ranks/1/samples.jsonl")
+    for name, more in (("alone", []), ("two", ["--devices", "2"])):  # fewer are left than processes
+        shutil.copytree(root / "out", root / name)
+        run(root, *TOY, "--out", name, *more)
+        assert results(root / name) == results(whole)
+        assert not (root / name / "ranks").exists()
+        last = lines(root / name / "samples.jsonl")[-1]
+        assert last["seconds"] == kept[0]["seconds"]  # what the other one did was not done again
+
+
+@pytest.mark.slow
+def test_under_torchrun(whole, root):
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "dcam_core")
+    out, _ = run(root, *TOY, "--out", "out", "--devices", "2", by=torchrun)
+    assert results(root / "out") == results(whole)
+    assert out.count("Mean over words") == 1
+    process = start(root, *TOY, "--out", "again", "--devices", "3", by=torchrun)
+    assert "world size (2)" in process.communicate(timeout=300)[1]
+
+
+@pytest.mark.slow
+def test_scenes_of_which_a_process_is_killed(tmp_path):
+    """An odd number of scenes, described by an embedded model."""
+    run(tmp_path, *SCENES, "--out", "whole", plugins=SHIPPED)
+    run(tmp_path, *SCENES, "--out", "two", "--devices", "2", plugins=SHIPPED)
+    assert results(tmp_path / "two") == results(tmp_path / "whole")
+    process = start(tmp_path, *SCENES, "--out", "cut", "--devices", "2", plugins=SHIPPED)
+    wait_for(lambda: counted(tmp_path / "cut").get("1", 0) > 0, process)
+    (other,) = children(process)
+    os.kill(other, signal.SIGKILL)
+    process.communicate(timeout=100)  # Lightning notices, and ends the first process
+    assert process.returncode != 0
+    assert 1 <= sum(counted(tmp_path / "cut").values()) < 5
+    for name, more in (("alone", []), ("both", ["--devices", "2"])):
+        shutil.copytree(tmp_path / "cut", tmp_path / name)
+        run(tmp_path, *SCENES, "--out", name, *more, plugins=SHIPPED)
+        assert results(tmp_path / name) == results(tmp_path / "whole")
