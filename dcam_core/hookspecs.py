@@ -129,8 +129,8 @@ def dcam_register_papers(register: Register) -> None:
     """Offer published tables, to be measured anew and set beside what is found.
 
     Args:
-        register: `register(name, target)` with a `pathlib.Path` to a YAML file (docs/reproducing.md says what it holds);
-            users ask for it by `dcam reproduce NAME`.
+        register: `register(name, target)` with a `pathlib.Path` to a YAML file (docs/reproducing.md says what it
+            holds); users ask for it by `dcam reproduce NAME`.
     """
 
 
