@@ -30,9 +30,15 @@ def test_the_options_on_the_page_are_those_of_the_command():
     from dcam_core.cli.evaluate import evaluate
 
     options = {name for each in evaluate.params for name in (*each.opts, *each.secondary_opts)}
-    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE))
+    # What stands before "dcam" in a call is the launcher's.
+    named = set(
+        re.findall(
+            r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"^(torchrun|srun) .*dcam.* evaluate", "", PAGE, flags=re.M)
+        )
+    )
     assert named <= options
     told = (
-        "dataset methods metrics limit prompt captions every-grounded-word reliance ablate sweep layers seed"
+        "dataset methods metrics limit prompt captions every-grounded-word reliance ablate sweep layers seed "
+        "devices nodes strategy"
     )
     assert {f"--{name}" for name in told.split()} | {"--no-baselines", "--no-pictures"} <= named
