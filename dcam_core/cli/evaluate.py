@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dcam_core.cli.loading_options import loading_options
+from dcam_core.cli.measuring import continuable, listed, print_tables
 from dcam_core.cli.process_options import process_options, speaks
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
 
 __all__ = ["evaluate"]
-
-_WIDTH_OF_A_FILE = 160
 
 
 @click.command(short_help="Compare methods: where their maps lie, over a dataset.")
@@ -135,8 +133,6 @@ def evaluate(
 
     Example: dcam evaluate --model tiny-llada-v --dataset scenes --limit 40 --methods dcam,grad-cam --out compared
     """
-    from rich.console import Console
-
     from dcam_core.cli.progress import ProgressBars
     from dcam_core.evaluation import Ablation, Layers, Sweep, terminal
     from dcam_core.evaluation import evaluate as run
@@ -150,42 +146,29 @@ def evaluate(
                 raise UsageError(f"{key} of dataset {name!r} is given twice: leave one of the two out")
             parameters[key] = value
     studies = [*map(Ablation, ablate), *map(Sweep.read, sweep), *map(Layers.read, layers)]
-    try:
-        with ProgressBars() as progress:
-            summary = run(
-                model,
-                name,
-                _listed(methods),
-                out,
-                studies=studies,
-                dataset_parameters=parameters,
-                limit=limit,
-                prompt=prompt,
-                captions=captions,
-                every_grounded_word=every_grounded_word,
-                reliance=reliance,
-                metrics=None if metrics is None else _listed(metrics),
-                baselines=baselines,
-                pictures=pictures,
-                seed=seed,
-                loading={key: value for key, value in loading.items() if value is not None},
-                **processes,
-                manager=session.manager,
-                progress=progress,
-            )
-    except KeyboardInterrupt:
-        click.echo(f"what is done is kept in {out}: the same call continues", err=True)
-        raise
+    with continuable(out), ProgressBars() as progress:
+        summary = run(
+            model,
+            name,
+            listed(methods),
+            out,
+            studies=studies,
+            dataset_parameters=parameters,
+            limit=limit,
+            prompt=prompt,
+            captions=captions,
+            every_grounded_word=every_grounded_word,
+            reliance=reliance,
+            metrics=None if metrics is None else listed(metrics),
+            baselines=baselines,
+            pictures=pictures,
+            seed=seed,
+            loading={key: value for key, value in loading.items() if value is not None},
+            **processes,
+            manager=session.manager,
+            progress=progress,
+        )
     if not speaks(processes):
         return
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_OF_A_FILE)
-    for part in terminal(summary):
-        console.print(part)
+    print_tables(terminal(summary))
     click.echo(f"tables and results: {Path(out).expanduser()}", err=True)
-
-
-def _listed(text: str) -> list[str]:
-    """What stands between commas; those within brackets belong to a value, as in percentiles=[50,90]."""
-    return [part.strip() for part in re.split(r",(?![^\[]*\])", text) if part.strip()]

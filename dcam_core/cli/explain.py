@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dcam_core.cli.loading_options import loading_options
+from dcam_core.cli.measuring import continuable
 from dcam_core.cli.process_options import asked_for, process_options, speaks
 from dcam_core.cli.results import result_folder, tell
 from dcam_core.cli.session import Session
@@ -204,14 +205,10 @@ def _explain_folder(
     from dcam_core.picture_folder import explain_folder
 
     into = Path(out or f"dcam-{Path(folder).expanduser().resolve().name}").expanduser()
-    try:
-        with ProgressBars() as progress:
-            outcome = explain_folder(
-                folder=folder, out=into, manager=session.manager, progress=progress, **asked, **processes
-            )
-    except KeyboardInterrupt:
-        click.echo(f"what is done is kept in {into}: the same call continues", err=True)
-        raise
+    with continuable(into), ProgressBars() as progress:
+        outcome = explain_folder(
+            folder=folder, out=into, manager=session.manager, progress=progress, **asked, **processes
+        )
     if not speaks(processes):
         return
     for name, why in outcome.skipped.items():

@@ -8,12 +8,11 @@ from typing import Any
 import click
 
 from dcam_core.cli.loading_options import loading_options
+from dcam_core.cli.measuring import continuable, listed, print_tables
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
 
 __all__ = ["reproduce"]
-
-_WIDTH_OF_A_FILE = 160
 
 
 @click.command(short_help="Measure a paper's tables anew, and print them beside the published ones.")
@@ -74,8 +73,6 @@ def reproduce(
 
     Example: dcam reproduce --model ~/models/lavida --dataset coco-caption:~/data/coco --limit 100 --out reproduced
     """
-    from rich.console import Console
-
     from dcam_core.cli.progress import ProgressBars
     from dcam_core.evaluation.making import read_parameters
     from dcam_core.published import published, read_paper, terminal
@@ -92,29 +89,21 @@ def reproduce(
             "is missing; without any of the three, the published figures are shown"
         )
     else:
-        try:
-            with ProgressBars() as progress:
-                found = run(
-                    tables,
-                    model,
-                    data,
-                    out,
-                    also=[part.strip() for part in also.split(",") if part.strip()],
-                    limit=limit,
-                    sampler=read_parameters(sampler_settings),
-                    seed=seed,
-                    loading={key: value for key, value in loading.items() if value is not None},
-                    manager=session.manager,
-                    progress=progress,
-                )
-        except KeyboardInterrupt:
-            click.echo(f"what is done is kept in {out}: the same call continues", err=True)
-            raise
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_OF_A_FILE)
-    for part in terminal(found):
-        console.print(part)
+        with continuable(out), ProgressBars() as progress:
+            found = run(
+                tables,
+                model,
+                data,
+                out,
+                also=listed(also),
+                limit=limit,
+                sampler=read_parameters(sampler_settings),
+                seed=seed,
+                loading={key: value for key, value in loading.items() if value is not None},
+                manager=session.manager,
+                progress=progress,
+            )
+    print_tables(terminal(found))
     if out is not None:
         click.echo(f"tables and results: {Path(out).expanduser()}", err=True)
 

@@ -2,11 +2,10 @@
 
 import csv
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.pages import play
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "fine-tuning.md"
@@ -23,15 +22,7 @@ def test_it_runs_with_fewer_pictures(tmp_path):
     text = re.sub(r"[\d.]+%?(?= before| after)", "...", text)
     page = tmp_path / PAGE.name
     page.write_text(text, encoding="utf-8")
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "support" / "recipe.py"), str(page)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    play(page, tmp_path)
     # 32 pictures are 8 steps, so that every step is shown; and they already make the captions likelier.
     with next(tmp_path.rglob("metrics.csv")).open() as lines:
         likely = [

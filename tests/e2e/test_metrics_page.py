@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
+
+from support.pages import play
 
 import dcam_core.faithfulness
 import dcam_plugins.plugin
@@ -15,15 +15,7 @@ PAGE = ROOT / "docs" / "metrics.md"
 
 
 def test_its_code_runs(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "tests" / "support" / "recipe.py"), str(PAGE)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    play(PAGE, tmp_path)
 
 
 def test_every_metric_has_a_row():

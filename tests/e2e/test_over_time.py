@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 from PIL import Image, ImageChops, ImageStat
-from support.browser import ARGUMENTS, CHROMIUM, CONTRASTS
+from support.browser import CHROMIUM, CONTRASTS, launched, watch
 
 from dcam_core import Explainer
 from dcam_core.results.picture_maps import stretch_map
@@ -42,13 +42,8 @@ def address(explanation, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chromium():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed: pip install dcam[dev]"
-    )
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -60,9 +55,7 @@ def visit(chromium, address):
         context = chromium.new_context(viewport={"width": width, "height": 900}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(message.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda request: fetched.append(request.url))
+        watch(page, complaints, fetched)
         page.goto(address)
         return page
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image, ImageDraw
-from support.browser import ARGUMENTS, CHROMIUM, CONTRASTS
+from support.browser import CHROMIUM, CONTRASTS, launched, watch
 
 from dcam_core.results.explanation import ExplainedTarget, Explanation, PictureMaps, VisualReliance, Word
 from dcam_core.results.reliance import WordReliance
@@ -88,10 +88,8 @@ def addresses(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -103,9 +101,7 @@ def visit(browser, addresses):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("request", lambda request: fetched.append(request.url))
+        watch(page, complaints, fetched)
         page.goto(addresses[report])
         visited.append(addresses[report])
         return page

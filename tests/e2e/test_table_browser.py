@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from support.browser import ARGUMENTS, CHROMIUM, CONTRASTS
+from support.browser import CHROMIUM, CONTRASTS, launched, watch
 
 from dcam_core.evaluation import evaluate
 from dcam_core.evaluation.pictures import SamplePictures
@@ -15,6 +15,7 @@ from dcam_core.results.report.overlay import heat_palette
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="playwright is not installed: pip install dcam[dev]"
 )
+
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: apt-get install chromium"),
@@ -48,10 +49,8 @@ def rows(run):
 
 @pytest.fixture(scope="module")
 def browser():
-    with playwright.sync_playwright() as started:
-        chromium = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+    with launched() as chromium:
         yield chromium
-        chromium.close()
 
 
 @pytest.fixture
@@ -63,9 +62,7 @@ def visit(browser, run):
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: complaints.append(f"console: {message.text}"))
-        page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
-        page.on("request", lambda request: fetched.append(request.url))
+        watch(page, complaints, fetched)
         page.goto((run / "table.html").as_uri() + anchor)
         if options.get("java_script_enabled", True):
             page.locator(".tiles .stage[data-drawn]").first.wait_for(state="attached")

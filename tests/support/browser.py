@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-__all__ = ["ARGUMENTS", "CHROMIUM", "CONTRASTS"]
+import pytest
+
+__all__ = ["CHROMIUM", "CONTRASTS", "launched", "watch"]
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = [
@@ -42,3 +47,22 @@ CONTRASTS = """() => {
   }
   return found;
 }"""
+
+
+@contextmanager
+def launched() -> Iterator[Any]:
+    """A running Chromium; the test is skipped where playwright is not installed."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed: pip install dcam[dev]"
+    )
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield chromium
+        chromium.close()
+
+
+def watch(page: Any, complaints: list[str], fetched: list[str]) -> None:
+    """Notes down what the page complains of, and what it asks for."""
+    page.on("console", lambda message: complaints.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(f"error: {error}"))
+    page.on("request", lambda request: fetched.append(request.url))
