@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
@@ -50,9 +50,13 @@ class AskedWords:
     trajectory: Trajectory
     targets: Sequence[Target]
     states_per_forward: int = 8
+    _of_all_words: dict[bytes, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     def with_picture(self, picture: Image, words: Sequence[int] | None = None) -> Tensor:
         """Log-probabilities of words with a picture in place of theirs; one forward pass for several words.
+
+        What all words are asked about is remembered, as every curve of every method begins and ends at the same two
+        pictures: make this anew when the model has changed.
 
         Args:
             picture: RGB, of the same size.
@@ -69,13 +73,20 @@ class AskedWords:
                 f"a picture of {picture.size} pixels cannot stand in place of one of {self.picture.size}: "
                 "scale it first"
             )
-        chosen = self.targets if words is None else [self.targets[index] for index in words]
+        if words is not None:
+            return self._ask(picture, [self.targets[index] for index in words])
+        shown = picture.tobytes()
+        if shown not in self._of_all_words:
+            self._of_all_words[shown] = self._ask(picture, self.targets)
+        return self._of_all_words[shown].clone()
+
+    def _ask(self, picture: Image, words: Sequence[Target]) -> Tensor:
         with torch.inference_mode(False), torch.no_grad(), untouched(self.adapter.model):
             return hidden_log_probabilities(
                 self.adapter,
                 self.adapter.prepare(picture, self.prompt),
                 self.trajectory.final,
-                chosen,
+                words,
                 self.trajectory.settings,
                 states_per_forward=self.states_per_forward,
             ).double()
