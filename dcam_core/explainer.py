@@ -6,29 +6,25 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 from PIL import Image
 
 import dcam_core
 from dcam_core.adapter import Adapter, Layer
-from dcam_core.attribution import ModelAttribution
-from dcam_core.choices import Choices
+from dcam_core.bound_method import BoundMethod
 from dcam_core.denoising.given import given_trajectory
 from dcam_core.denoising.sampler import DenoisingStep
-from dcam_core.errors import ConfigurationError, PluginError
-from dcam_core.estimating.chunks import AUTO, STATES_PER_FORWARD, chunk_size, states_that_fit
+from dcam_core.errors import PluginError
+from dcam_core.estimating.chunks import STATES_PER_FORWARD
 from dcam_core.estimating.running import Plan, estimate_run
-from dcam_core.method import DEFAULT_METHOD, Method, find_method, names_setting, resolve_method
+from dcam_core.method import DEFAULT_METHOD, Method
 from dcam_core.models import load_model
 from dcam_core.picture import read_pictures
 from dcam_core.plugins import default_manager
-from dcam_core.plugins.making import make
-from dcam_core.probing.answers import layer_paths, layer_remarks
 from dcam_core.probing.asked import ask
 from dcam_core.probing.baseline_pictures import Baseline, default_baselines, stand_ins
-from dcam_core.probing.defaults import CORE_DEFAULTS, NamedProbeLayer
 from dcam_core.probing.differentiable import DifferentiableMaps, differentiating
 from dcam_core.probing.over_time import (
     choose_steps,
@@ -37,51 +33,32 @@ from dcam_core.probing.over_time import (
     probabilities_over_time,
     refine_over_time,
 )
-from dcam_core.probing.picture_grid import picture_grids
 from dcam_core.probing.raw_maps import make_raw_maps
-from dcam_core.probing.readings import plan_readings
 from dcam_core.probing.refining import refine
 from dcam_core.probing.reliance import GROUNDED_ABOVE, measure_reliance
-from dcam_core.probing.replays import Replays
 from dcam_core.probing.untouched import untouched
-from dcam_core.refiner import Refiner
+from dcam_core.progress import Progress
+from dcam_core.replaying import Replaying
 from dcam_core.results.explanation import Explanation
 from dcam_core.results.over_time import MovingMaps, OverTime
 from dcam_core.results.picture_maps import PictureMaps
-from dcam_core.results.record import answer_words, decided_by, explained_targets, model_identity, step_texts
+from dcam_core.results.record import answer_words, explained_targets, model_identity, step_texts
 from dcam_core.results.run import ExplainedRun, ProbedRun, RunMaps
 
 if TYPE_CHECKING:
-    from dcam_core.attribution import Attribution
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.estimating.estimate import MemoryEstimate
     from dcam_core.inputs import Inputs
     from dcam_core.plugins import PluginManager
-    from dcam_core.plugins.registry import Registry
     from dcam_core.probing.asked import Asked
     from dcam_core.probing.gradient_targets import GradientTarget
     from dcam_core.probing.mask_steps import ProbeState
-    from dcam_core.probing.readings import TargetReading
     from dcam_core.probing.targets import Answer, Target
     from dcam_core.results.reliance import VisualReliance
 
 __all__ = ["ExplainedRun", "Explainer", "Progress"]
 
 T = TypeVar("T")
-
-
-class Progress(Protocol):
-    """Hears how far the work is."""
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Called after every step of a stage.
-
-        Args:
-            stage: "denoising" (done and total are steps), "measuring" the words' reliance on the picture (they are
-                replays), "explaining" (they are readings) or "over time" (they are, too).
-            done: how many are done.
-            total: how many there are; denoising may end early.
-        """
 
 
 class Explainer:
@@ -131,51 +108,34 @@ class Explainer:
         targets_per_backward: int = 1,
         checkpointing: bool = False,
     ) -> None:
-        if targets_per_backward < 1:
-            raise ConfigurationError(f"targets_per_backward is {targets_per_backward}: give at least 1")
         self.manager = manager or default_manager()
         self.model = model if isinstance(model, Adapter) else load_model(model, manager=self.manager)
-        self._choices = Choices.of(
-            probe_layer=probe_layer, mask_step=mask_step, gradient_target=gradient_target
+        self._bound = BoundMethod(
+            self.model,
+            method,
+            self.manager,
+            overrides=overrides,
+            plugins=plugins,
+            probe_layer=probe_layer,
+            mask_step=mask_step,
+            gradient_target=gradient_target,
         )
-        name, path = find_method(method, self.manager.registries.methods)
-        self.method = self._choices.applied_to(
-            resolve_method(name, path, checkpoint=self.model.folder, overrides=overrides)
-        )
-        self._mask_step_chosen = mask_step is not None or names_setting(overrides, "mask_step")
-        self._states_per_forward = chunk_size(states_per_forward)
-        self._fits_free_memory = states_per_forward == AUTO
-        self._targets_per_backward = targets_per_backward
-        self._checkpointing = checkpointing
+        self._replaying = Replaying(self._bound, states_per_forward, targets_per_backward, checkpointing)
 
-        registries = self.manager.registries
-        named = self.method.probe_layer
-        self._hooks = self.manager.engine_hooks(
-            self.model.family,
-            extra=plugins,
-            functions=self._choices.by_hook,
-            settings=() if named is None else (NamedProbeLayer(named),),
-            defaults=CORE_DEFAULTS,
-        )
-        self._attribution: tuple[str, Attribution | ModelAttribution] = _labelled(
-            registries.attributions, *_named(self.method.attribution)
-        )
-        self._refiners: list[tuple[str, Refiner]] = [
-            _labelled(registries.refiners, name, parameters)
-            for name, parameters in self.method.refiners.items()
-            if parameters is not None
-        ]
-        self._sampler = self.model.default_sampler.merged(self.method.sampler)
-        decision = self._hooks.decide("dcam_probe_layer", adapter=self.model, method=self.method.as_dict())
-        if decision is None:
-            raise ConfigurationError("nobody names a layer to probe: set probe_layer")
-        self._layer_decision = decision
-        self.layers = layer_paths(decision, self.model)
+    @property
+    def method(self) -> Method:
+        """The merged settings."""
+        return self._bound.method
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Paths of the probed modules."""
+        return self._bound.layers
 
     @property
     def layer(self) -> str | list[str]:
         """The probed module's path as a method would name it; a list of several."""
-        return self.layers[0] if len(self.layers) == 1 else list(self.layers)
+        return self._bound.layer
 
     # -- the way of the data ---------------------------------------------------------------------------------
 
@@ -244,7 +204,7 @@ class Explainer:
                 every, asked = asked, asked.grounded_in(reliance)
                 if not asked.targets:
                     # A setting that is wrong must be told even where it would not have been used.
-                    self._readings(every.targets, every.trajectory)
+                    self._bound.readings(every.targets, every.trajectory)
         run = self.explain_run(
             inputs, asked.trajectory, asked.answer, asked.targets, pictures=pictures, progress=progress
         )
@@ -268,7 +228,7 @@ class Explainer:
             answer=asked.answer.text,
             words=answer_words(asked.answer, asked.trajectory),
             targets=run.targets,
-            settings={**self._settings(asked.trajectory, run.decided_by), **asked.recorded},
+            settings={**self._bound.recorded(asked.trajectory, run.decided_by), **asked.recorded},
             seed=seed,
             model=model_identity(self.model),
             versions={
@@ -280,7 +240,7 @@ class Explainer:
             reliance=reliance,
             over_time=moving,
         )
-        self._hooks.observe("dcam_explained", explanation=explanation)
+        self._bound.hooks.observe("dcam_explained", explanation=explanation)
         return explanation
 
     def visual_reliance(
@@ -321,7 +281,7 @@ class Explainer:
                 stand_ins(pictures, named),
                 self._prepare,
                 threshold=grounded_above,
-                states_per_forward=self._states_per_forward,
+                states_per_forward=self._replaying.chunk,
                 on_replay=None if progress is None else partial(progress, "measuring"),
             )
 
@@ -397,14 +357,13 @@ class Explainer:
             StructuralValidityError: the method asks for a step or module that cannot be probed.
         """
         with torch.inference_mode(False), untouched(self.model.model):
-            readings = self._readings(targets, trajectory)
-            replays = self._replays(inputs, trajectory, readings, pictures)
+            readings = self._bound.readings(targets, trajectory)
+            replays = self._replaying.of(inputs, trajectory, readings, pictures)
             on_readings = None if progress is None else partial(progress, "explaining")
             made = make_raw_maps(
-                [each._attribution for each in explainers], replays, readings, targets, on_readings
+                [each._bound.attribution for each in explainers], replays, readings, targets, on_readings
             )
-        decisions = [self._layer_decision]
-        decisions += [decision for item in readings for decision in (item.states_from, item.score_from)]
+        decided_by = self._bound.decided_by(readings)
         return [
             ProbedRun(
                 explained_targets(
@@ -414,11 +373,11 @@ class Explainer:
                     [part.cpu() for part in raw.maps],
                     raw.scores,
                     raw.log_probabilities,
-                    policy=str(self._method_for(trajectory).mask_step),
+                    policy=str(self._bound.for_run(trajectory).mask_step),
                     layer=", ".join(self.layers),
                 ),
                 tuple(raw.maps),
-                decided_by(decisions),
+                decided_by,
                 raw.seconds,
             )
             for raw in made
@@ -446,10 +405,12 @@ class Explainer:
             PluginError: a refiner failed.
         """
         with torch.inference_mode(False), torch.no_grad(), untouched(self.model.model):
-            maps = refine(probed.raw, self._refiners, trajectory, answer, self.model.image_size, pictures)
+            maps = refine(
+                probed.raw, self._bound.refiners, trajectory, answer, self.model.image_size, pictures
+            )
         made = tuple(RunMaps(*(part.cpu() for part in pair)) for pair in zip(probed.raw, maps, strict=True))
         for number, part in enumerate(made):
-            self._hooks.observe(
+            self._bound.hooks.observe(
                 "dcam_maps_made", targets=targets, raw=part.raw, maps=part.maps, picture=number
             )
         return ExplainedRun(probed.targets, made, probed.decided_by)
@@ -488,16 +449,16 @@ class Explainer:
         """
         with torch.inference_mode(False), untouched(self.model.model):
             shown = choose_steps(self.model, trajectory, targets, steps)
-            readings = plan_over_time(self._hooks, self.method, self.model, targets, trajectory, shown)
-            replays = self._replays(inputs, trajectory, readings, pictures)
+            readings = plan_over_time(self._bound.hooks, self.method, self.model, targets, trajectory, shown)
+            replays = self._replaying.of(inputs, trajectory, readings, pictures)
             on_readings = None if progress is None else partial(progress, "over time")
             every = [*targets] * len(shown)
-            (raw,) = make_raw_maps([self._attribution], replays, readings, every, on_readings)
+            (raw,) = make_raw_maps([self._bound.attribution], replays, readings, every, on_readings)
             with torch.no_grad():
                 maps = refine_over_time(
                     raw.maps,
                     len(shown),
-                    self._refiners,
+                    self._bound.refiners,
                     trajectory,
                     answer,
                     self.model.image_size,
@@ -524,10 +485,7 @@ class Explainer:
         Args:
             trajectory: the recorded run.
         """
-        settings = self._method_for(trajectory).as_dict()
-        for other in ("name", "description", "refiners", "sampler"):
-            del settings[other]
-        return {**settings, "probe_layer": self.layers}
+        return self._bound.raw_settings(trajectory)
 
     def replay_settings(self, trajectory: Trajectory) -> dict[str, Any] | None:
         """What the replays of a run depend on that feed the attribution, as plain data.
@@ -540,11 +498,7 @@ class Explainer:
         Returns:
             None where the attribution asks the model itself, and nobody else can be fed by what it does.
         """
-        if isinstance(self._attribution[1], ModelAttribution):
-            return None
-        settings = self.raw_settings(trajectory)
-        del settings["attribution"]
-        return settings
+        return self._bound.replay_settings(trajectory)
 
     def differentiable(
         self,
@@ -577,11 +531,11 @@ class Explainer:
         """
         pictures = read_pictures(image)
         inputs, asked = self._ask(pictures, prompt, targets, answer, None, seed, None)
-        with differentiating(self.model.model, *self._attribution):
-            readings = self._readings(asked.targets, asked.trajectory)
-            replays = self._replays(inputs, asked.trajectory, readings, pictures)
+        with differentiating(self.model.model, *self._bound.attribution):
+            readings = self._bound.readings(asked.targets, asked.trajectory)
+            replays = self._replaying.of(inputs, asked.trajectory, readings, pictures)
             replays = dataclasses.replace(replays, with_graph=True)
-            (raw,) = make_raw_maps([self._attribution], replays, readings, asked.targets)
+            (raw,) = make_raw_maps([self._bound.attribution], replays, readings, asked.targets)
         return DifferentiableMaps(asked.answer.text, asked.targets, tuple(raw.maps))
 
     def estimate_memory(
@@ -607,12 +561,12 @@ class Explainer:
         plan = Plan(
             self.model,
             self.method.name,
-            self._sampler,
-            self._attribution,
-            self._refiners,
+            self._bound.sampler,
+            self._bound.attribution,
+            self._bound.refiners,
             self._prepare,
-            self._readings,
-            self._replays_as_asked,
+            self._bound.readings,
+            self._replaying.as_asked,
         )
         return estimate_run(plan, image_size, targets, prompt, quantisation)
 
@@ -627,7 +581,7 @@ class Explainer:
         progress: Progress | None,
     ) -> tuple[Inputs, Asked]:
         """The prompt, and what is asked of its answer, which is denoised if it is not given."""
-        settings = self._sampler.merged({"seed": seed})
+        settings = self._bound.sampler.merged({"seed": seed})
         given = answer is not None
         with torch.inference_mode(False), torch.no_grad(), untouched(self.model.model):
             inputs = self._prepare(pictures, prompt)
@@ -649,81 +603,10 @@ class Explainer:
             )
         return inputs
 
-    def _method_for(self, trajectory: Trajectory) -> Method:
-        """The method, or how it is done where there is no step that could be replayed: by infilling.
-
-        A mask step that the user chose stands: what needs a step then says that there is none.
-        """
-        if trajectory.steps or self._mask_step_chosen:
-            return self.method
-        return dataclasses.replace(self.method, mask_step="infill")
-
     def _on_step(self, progress: Progress | None) -> Any:
         def on_step(step: DenoisingStep) -> None:
-            self._hooks.observe("dcam_denoising_step", step=step, adapter=self.model)
+            self._bound.hooks.observe("dcam_denoising_step", step=step, adapter=self.model)
             if progress is not None:
                 progress("denoising", step.index + 1, step.total)
 
         return on_step
-
-    def _readings(self, targets: Sequence[Target], trajectory: Trajectory) -> list[TargetReading]:
-        """What must be read to explain some words of a run."""
-        return plan_readings(self._hooks, self._method_for(trajectory), self.model, targets, trajectory)
-
-    def _replays(
-        self,
-        inputs: Inputs,
-        trajectory: Trajectory,
-        readings: Sequence[TargetReading],
-        pictures: Sequence[Image.Image],
-    ) -> Replays:
-        """The run as the attribution gets it."""
-        replays = self._replays_as_asked(inputs, trajectory, readings, pictures)
-        if self._fits_free_memory and replays.readings:
-            return dataclasses.replace(replays, states_per_forward=states_that_fit(replays))
-        return replays
-
-    def _replays_as_asked(
-        self,
-        inputs: Inputs,
-        trajectory: Trajectory,
-        readings: Sequence[TargetReading],
-        pictures: Sequence[Image.Image],
-    ) -> Replays:
-        """The same, whatever memory is free."""
-        return Replays(
-            self.model,
-            inputs,
-            trajectory,
-            [item.reading for item in readings],
-            picture_grids(inputs, self.method.views),
-            self.layers,
-            pictures,
-            states_per_forward=self._states_per_forward,
-            targets_per_backward=self._targets_per_backward,
-            checkpointing=self._checkpointing,
-        )
-
-    def _settings(self, trajectory: Trajectory, decided_by: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-        """The merged configuration, with what was left open filled in, as plain data."""
-        settings = {
-            **self._method_for(trajectory).as_dict(),
-            "probe_layer": self.layer,
-            "sampler": trajectory.settings.as_dict(),
-        }
-        if remarks := layer_remarks(self._layer_decision, self.model):
-            settings["probe_layer_remarks"] = list(remarks)
-        if decided_by:
-            settings["decided_by"] = {setting: list(origins) for setting, origins in decided_by.items()}
-        return self._choices.recorded_in(settings)
-
-
-def _named(settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """A `{name: ..., parameters...}` mapping taken apart."""
-    return str(settings["name"]), {key: value for key, value in settings.items() if key != "name"}
-
-
-def _labelled(registry: Registry[type[T]], name: str, parameters: Mapping[str, Any]) -> tuple[str, T]:
-    """An attribution or refiner with the method's parameters, and its label for messages."""
-    entry = registry.entry(name)
-    return entry.label, make(entry, parameters)

@@ -15,9 +15,10 @@ import dcam_core
 from dcam_core.distributed import Processes, SharedWork
 from dcam_core.errors import PictureError, SavedExplanationError, UsageError
 from dcam_core.evaluation.model_source import ModelSource
-from dcam_core.explainer import Explainer, Progress
+from dcam_core.explainer import Explainer
 from dcam_core.method import DEFAULT_METHOD
 from dcam_core.plugins import default_manager
+from dcam_core.progress import Progress
 from dcam_core.results.request import plain, refuse_another
 
 if TYPE_CHECKING:

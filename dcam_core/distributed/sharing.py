@@ -17,11 +17,12 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from torch.utils.data import DataLoader
 from torchmetrics import SumMetric
 
+from dcam_core.distributed.launching import check_started, launcher_in_slurm
 from dcam_core.distributed.work import STRATEGIES, Processes, SharedWork
 from dcam_core.errors import ConfigurationError, LostProcessError
 
 if TYPE_CHECKING:
-    from dcam_core.explainer import Progress
+    from dcam_core.progress import Progress
 
 __all__ = ["share_out"]
 
@@ -84,11 +85,13 @@ def share_out(processes: Processes, work: SharedWork, progress: Progress | None)
     strategy = DDPStrategy(timeout=_PATIENCE, start_method=STRATEGIES[processes.strategy])
     with _quiet():
         try:
+            launcher = launcher_in_slurm()
             trainer = L.Trainer(
                 accelerator=processes.accelerator,
                 devices=processes.devices,
                 num_nodes=processes.nodes,
                 strategy=strategy,
+                plugins=None if launcher is None else [launcher],
                 use_distributed_sampler=False,
                 inference_mode=False,
                 logger=False,
@@ -96,8 +99,7 @@ def share_out(processes: Processes, work: SharedWork, progress: Progress | None)
                 enable_progress_bar=False,
                 enable_model_summary=False,
             )
-            if strategy.cluster_environment is not None:
-                strategy.cluster_environment.validate_settings(strategy.num_processes, strategy.num_nodes)
+            check_started(strategy)
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             line = " ".join(str(error).split())
             raise ConfigurationError(
@@ -139,6 +141,7 @@ def _quiet() -> Iterator[None]:
                 "ignore", message=".*[Tt]otal length of .DataLoader. across ranks is zero"
             )
             warnings.filterwarnings("ignore", message=".*LeafSpec", module="lightning")
+            warnings.filterwarnings("ignore", message="The `srun` command is available")  # not asked for
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

@@ -12,7 +12,7 @@ import torch
 from dcam_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from dcam_core.explainer import Progress
+    from dcam_core.progress import Progress
 
 __all__ = ["Processes", "SharedWork"]
 
@@ -145,6 +145,8 @@ class Processes:
     @staticmethod
     def is_first() -> bool:
         """Whether this process is the first of all, which speaks for them."""
+        from lightning.fabric.plugins.environments import LightningEnvironment
         from lightning.pytorch.utilities import rank_zero_only
 
-        return int(getattr(rank_zero_only, "rank", 0)) == 0
+        # Before a trainer is made, Lightning knows nothing of further nodes on which somebody called by hand.
+        return int(getattr(rank_zero_only, "rank", 0)) == 0 and LightningEnvironment().node_rank() == 0

@@ -30,10 +30,10 @@ from dcam_core.evaluation.sample import CEILING, SampleEvaluator
 from dcam_core.evaluation.summary import Summary, summarise
 from dcam_core.evaluation.tables import latex, markdown
 from dcam_core.evaluation.work import EvaluationWork, SharedEvaluation
-from dcam_core.explainer import Progress
 from dcam_core.matching import NameMatcher
 from dcam_core.plugins import default_manager
 from dcam_core.plugins.making import make
+from dcam_core.progress import Progress
 from dcam_core.results.record import model_identity
 
 if TYPE_CHECKING:

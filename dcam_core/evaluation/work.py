@@ -14,7 +14,7 @@ from dcam_core.errors import SavedExplanationError, UsageError
 from dcam_core.evaluation.folder import RunFolder
 from dcam_core.evaluation.model_source import ModelSource
 from dcam_core.evaluation.sample import SampleEvaluator
-from dcam_core.explainer import Progress
+from dcam_core.progress import Progress
 
 __all__ = ["EvaluationWork", "SharedEvaluation"]
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 
-__all__ = ["first_that_fits", "in_chunks", "is_out_of_memory"]
+__all__ = ["ChunkSize", "is_out_of_memory"]
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -17,57 +17,64 @@ R = TypeVar("R")
 logger = logging.getLogger("dcam.probing")
 
 
-def in_chunks(items: Sequence[T], size: int, work: Callable[[Sequence[T]], R]) -> Iterator[R]:
-    """Work on some items, chunk by chunk.
+class ChunkSize:
+    """How many things are worked on at once: halved, for good, whenever so many do not fit into memory.
 
     Args:
-        items: in their order.
-        size: how many at once; halved for the rest of the items whenever a chunk does not fit into memory.
-        work: gives a result for a chunk; leaves nothing behind where it fails.
-
-    Yields:
-        The result of every chunk, in order. It is not kept here.
-
-    Raises:
-        RuntimeError: torch's, where a single item does not fit.
-    """
-    start = 0
-    while start < len(items):
-        made, size = first_that_fits(
-            min(size, len(items) - start),
-            lambda count, start=start: [work(items[start : start + count])],  # type: ignore[misc]
-            "states of a forward pass",
-        )
-        start += size
-        yield made.pop()
-
-
-def first_that_fits(size: int, work: Callable[[int], R], what: str) -> tuple[R, int]:
-    """`work(size)`, or `work` of the half of it, and so on, until it fits into memory.
-
-    Args:
-        size: how many at first.
-        work: what is to be done.
+        size: how many at first, at least 1.
         what: what is counted, for the log.
 
-    Returns:
-        Its result, and the size that fitted.
-
-    Raises:
-        RuntimeError: torch's, where one is too many, or for another reason than memory.
+    Attributes:
+        size: how many now.
     """
-    while True:
-        try:
-            return work(size), size
-        except RuntimeError as error:
-            if size == 1 or not is_out_of_memory(error):
-                raise
-        # Behind the handler: with the error go the frames that held on to tensors.
-        gc.collect()
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            torch.cuda.empty_cache()
-        logger.warning("out of memory with %d %s: going on with %d", size, what, size // 2)
-        size //= 2
+
+    def __init__(self, size: int, what: str = "states of a forward pass") -> None:
+        self.size = size
+        self._what = what
+
+    def over(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> Iterator[R]:
+        """Work on some items, chunk by chunk.
+
+        Args:
+            items: in their order.
+            work: gives a result for a chunk; leaves nothing behind where it fails.
+
+        Yields:
+            The result of every chunk, in order. It is not kept here.
+
+        Raises:
+            RuntimeError: torch's, where a single item does not fit, or for another reason than memory.
+        """
+        start = 0
+        while start < len(items):
+            left = items[start:]
+            made = self.fitting(lambda count, left=left: [count, work(left[:count])], len(left))  # type: ignore[misc]
+            yield made.pop()
+            start += made.pop()
+
+    def fitting(self, work: Callable[[int], R], at_most: int | None = None) -> R:
+        """`work(size)`, or `work` of the half of it, and so on, until it fits into memory.
+
+        Args:
+            work: what is to be done with so many; leaves nothing behind where it fails.
+            at_most: how many there are to be done.
+
+        Raises:
+            RuntimeError: torch's, where one is too many, or for another reason than memory.
+        """
+        count = self.size if at_most is None else min(self.size, at_most)
+        while True:
+            try:
+                return work(count)
+            except RuntimeError as error:
+                if count == 1 or not is_out_of_memory(error):
+                    raise
+            # Behind the handler: with the error go the frames that held on to tensors.
+            gc.collect()
+            if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+                torch.cuda.empty_cache()
+            logger.warning("out of memory with %d %s: going on with %d", count, self._what, count // 2)
+            count = self.size = count // 2
 
 
 def is_out_of_memory(error: RuntimeError) -> bool:

@@ -20,8 +20,8 @@ from dcam_core.published.tables import markdown
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
-    from dcam_core.explainer import Progress
     from dcam_core.plugins import PluginManager
+    from dcam_core.progress import Progress
 
 __all__ = ["published", "reproduce"]
 

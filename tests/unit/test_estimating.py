@@ -176,7 +176,7 @@ class Curious(ModelAttribution):
 
 def test_what_cannot_be_followed_is_said(tmp_path):
     explainer = Explainer(toy_adapter(), "diffusion-cam")
-    explainer._attribution = ("attribution 'curious'", Curious())
+    explainer._bound.attribution = ("attribution 'curious'", Curious())
     estimate = explainer.estimate_memory(SIZE, 2, prompt="the red")
     assert len(estimate.left_out) == 1
     assert "part of what attribution 'curious' takes" in estimate.left_out[0]

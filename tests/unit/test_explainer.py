@@ -337,7 +337,7 @@ def test_a_refiner_that_breaks_its_contract_is_named():
             return maps / 0
 
     explainer = _explainer("probe_layer=0")
-    explainer._refiners.append(("broken", Broken()))
+    explainer._bound.refiners.append(("broken", Broken()))
     with pytest.raises(PluginError, match=r"broken gave .* not finite: expected finite"):
         explainer.explain(PICTURE, PROMPT, "all")
 

@@ -41,8 +41,8 @@ def deep(blocks=10):
 def replays_of(adapter):
     explainer = Explainer(adapter, "diffusion-cam", overrides=["mask_step=commit", "probe_layer=0"])
     inputs, asked = explainer._ask([toy_picture()], "the red circle", EVERY, None, None, 0, None)
-    readings = explainer._readings(asked.targets, asked.trajectory)
-    return explainer._replays(inputs, asked.trajectory, readings, [])
+    readings = explainer._bound.readings(asked.targets, asked.trajectory)
+    return explainer._replaying.of(inputs, asked.trajectory, readings, [])
 
 
 # -- halving -------------------------------------------------------------------------------------------------

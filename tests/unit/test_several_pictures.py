@@ -81,7 +81,7 @@ def test_a_picture_without_evidence_stays_cold_through_the_refiners():
         values = torch.rand(activations.shape[:2], generator=generator)
         return values * torch.cat([torch.full((16,), 0.01), torch.ones(16)])  # 4 + 12 tokens per picture
 
-    explainer._attribution = ("cold", attribution)
+    explainer._bound.attribution = ("cold", attribution)
     explanation = explainer.explain([WIDE, TALL], PROMPT, "all")
     for index in range(len(explanation.targets)):
         cold, hot = (part.maps[index] for part in explanation.pictures)
