@@ -339,11 +339,15 @@ class LlavaAdapter(MaskedAdapter[ConfigT]):
     def _read(self, picture: Image.Image, layout: PictureLayout) -> tuple[Tensor, Tensor]:
         """Pixels [crops, 3, S, S] and tokens [layout.length, D] of a picture."""
         crops = layout.crops(picture)
+        # A picture that fits one tile is its own overview: the tower need not read it twice.
+        distinct = crops[:1] if all(crop == crops[0] for crop in crops) else crops
         if self._image_processor is None:
-            pixels = to_pixels(crops)
+            pixels = to_pixels(distinct)
         else:
-            pixels = processed(crops, self._image_processor, self.image_size)
+            pixels = processed(distinct, self._image_processor, self.image_size)
         pixels = pixels.to(self.device, self.dtype)
+        if len(distinct) < len(crops):
+            pixels = pixels.expand(len(crops), -1, -1, -1)
         newline = self.model.get_parameter(self.paths.newline)
         return pixels, layout.merge(self.image_tokens(pixels), newline)
 

@@ -111,11 +111,14 @@ class SiglipTower(nn.Module):
         """Encodes crops.
 
         Args:
-            pixels: [crops, 3, S, S] in [-1, 1]; cast to the tower's dtype.
+            pixels: [crops, 3, S, S] in [-1, 1]; cast to the tower's dtype. An expanded single crop costs as much as
+                one.
 
         Returns:
             [crops, P * P, Dv] in the tower's dtype, patches in row-major order.
         """
         vision = self.vision_tower.vision_model
-        features: Tensor = vision.encoder(inputs_embeds=vision.embeddings(pixels)).last_hidden_state
-        return features
+        # Crops that are one in memory are one picture: it is read once.
+        read = pixels[:1] if pixels.stride(0) == 0 else pixels
+        features: Tensor = vision.encoder(inputs_embeds=vision.embeddings(read)).last_hidden_state
+        return features.expand(len(pixels), -1, -1)
