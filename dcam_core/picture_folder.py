@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from dcam_core.explainer import Explainer
 from dcam_core.method import DEFAULT_METHOD
 from dcam_core.plugins import default_manager
 from dcam_core.progress import Progress
+from dcam_core.results.report.index import render_index
 from dcam_core.results.request import plain, refuse_another
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExplainedFolder", "explain_folder"]
 
-_RUN, _SKIPPED = "run.json", "skipped"
+_RUN, _SKIPPED, _INDEX = "run.json", "skipped", "index.html"
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def explain_folder(
 
     The explanation of `cat.jpg` is `OUT/cat.jpg/`, written whole or not at all: the same call explains what is not
     explained yet. A picture that cannot be read, or whose answer has no such target, is skipped; why is kept in
-    `OUT/skipped/`.
+    `OUT/skipped/`. `OUT/index.html` shows all of them, and links their reports.
 
     Several processes may share the pictures, as in `dcam_core.evaluation.evaluate`.
 
@@ -125,6 +127,7 @@ def explain_folder(
             work.do_all(progress)
         else:
             processes.share(work, progress)
+    work.show()
     return work.outcome
 
 
@@ -232,6 +235,12 @@ class _Pictures(SharedWork):
                 f"{self.out} misses {len(missing)} explanations after {done} pictures were done: what some process "
                 "wrote cannot be read here; give a folder on a disk that all nodes share"
             )
+
+    def show(self) -> None:
+        """Write the page of all pictures; every process writes the same."""
+        outcome = self.outcome
+        page = render_index(outcome.explained, outcome.skipped, self.request["prompt"])
+        self._write(self.out / _INDEX, page, part=f"{_INDEX}.{os.getpid()}")
 
     def _explanation_of(self, picture: Path) -> Path:
         return self.out / picture.name

@@ -215,6 +215,7 @@ def _explain_folder(
         click.echo(f"{name} is not explained: {why}", err=True)
     for explained in outcome.explained.values():
         click.echo(str(explained / "report.html"))
+    click.echo(str(into / "index.html"))
 
 
 def _refuse_stray_pictures(overrides: Sequence[str]) -> None:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -61,6 +63,21 @@ def test_every_picture_is_explained_as_it_would_be_alone(explain, root):
         assert torch.equal(found.pictures[0].maps, expected.pictures[0].maps)
 
 
+def test_a_page_shows_all_pictures_and_its_addresses_hold(explain, root):
+    toy_picture().save(root / "pictures/50% & more.png")
+    explain()
+    shutil.rmtree(root / "out/a.png")
+    explain()
+    page = (root / "out/index.html").read_text(encoding="utf-8")
+    addresses = {unquote(each) for each in re.findall(r'(?:href|src)="([^"#]+)"', page)} - {"data:,"}
+    assert {f"{name}/report.html" for name in (*NAMES, "50% & more.png")} <= addresses
+    assert len([each for each in addresses if "/overlay-" in each]) >= 2 * (len(NAMES) + 1)
+    assert [each for each in addresses if not (root / "out" / each).is_file()] == []
+    assert "50% &amp; more.png" in page
+    assert "broken.png" in page
+    assert PROMPT in page
+
+
 def test_the_same_call_explains_what_is_not_explained_yet(explain, root):
     first = explain()
     times = {name: (folder / "report.html").stat().st_mtime_ns for name, folder in first.explained.items()}
@@ -107,7 +124,7 @@ def test_two_processes_by_the_command_line(explain, root):
         command, cwd=root, env=environment, capture_output=True, text=True, timeout=500, check=False
     )
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.split() == [f"two/{name}/report.html" for name in NAMES]
+    assert ended.stdout.split() == [*(f"two/{name}/report.html" for name in NAMES), "two/index.html"]
     assert ended.stderr.startswith("broken.png is not explained: ")
     expected = explain("one").explained
     for name in NAMES:
