@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,14 @@ from PIL import Image
 
 import dcam_core
 from dcam_core.distributed import Processes, SharedWork
-from dcam_core.errors import PictureError, SavedExplanationError, UsageError
+from dcam_core.distributed.one_launch import OneLaunch
+from dcam_core.errors import (
+    ConfigurationError,
+    PictureError,
+    SavedExplanationError,
+    UnknownNameError,
+    UsageError,
+)
 from dcam_core.evaluation.model_source import ModelSource
 from dcam_core.explainer import Explainer
 from dcam_core.method import DEFAULT_METHOD
@@ -22,6 +30,7 @@ from dcam_core.plugins import default_manager
 from dcam_core.progress import Progress
 from dcam_core.results.report.index import render_index
 from dcam_core.results.request import plain, refuse_another
+from dcam_core.results.storage import UNFINISHED
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter
@@ -67,7 +76,8 @@ def explain_folder(
 
     The explanation of `cat.jpg` is `OUT/cat.jpg/`, written whole or not at all: the same call explains what is not
     explained yet. A picture that cannot be read, or whose answer has no such target, is skipped; why is kept in
-    `OUT/skipped/`. `OUT/index.html` shows all of them, and links their reports.
+    `OUT/skipped/`: without the file there, it is tried again. `OUT/index.html` shows all of them, and links their
+    reports.
 
     Several processes may share the pictures, as in `dcam_core.evaluation.evaluate`.
 
@@ -75,7 +85,7 @@ def explain_folder(
         model: what `dcam_core.load_model` takes.
         folder: the pictures; folders in it, and files that are no pictures by their names, are passed over.
         prompt: what is asked about every picture.
-        out: new, empty, or begun by the same call.
+        out: new, empty, or begun by the same call; for one launch at a time.
         method: name of a method, or a YAML file.
         overrides: settings of the method, as in `Explainer`.
         gradient_target: name and parameters of a gradient target in place of the method's own, as in `Explainer`.
@@ -101,6 +111,7 @@ def explain_folder(
     request = {
         "model": source.name,
         "loading": dict(source.loading),
+        "folder": str(Path(folder).expanduser().resolve()),
         "prompt": prompt,
         "method": str(method),
         "overrides": dict(overrides) if isinstance(overrides, Mapping) else list(overrides),
@@ -122,12 +133,15 @@ def explain_folder(
         ),
         lambda explainer, picture: explainer.explain(picture, prompt, **(explaining or {})),
     )
-    if work.remaining():
-        if processes is None:
-            work.do_all(progress)
-        else:
-            processes.share(work, progress)
-    work.show()
+    try:
+        if work.remaining():
+            if processes is None:
+                work.do_all(progress)
+            else:
+                processes.share(work, progress)
+        work.show()
+    finally:
+        work.launch.release()
     return work.outcome
 
 
@@ -153,8 +167,10 @@ class _Pictures(SharedWork):
     ready: Callable[[Adapter], Explainer]
     ask: Callable[[Explainer, Path], Explanation]
     explainer: Explainer | None = field(default=None, init=False)
+    launch: OneLaunch = field(init=False)
 
     def __post_init__(self) -> None:
+        self.launch = OneLaunch(self.out)
         if self.out.exists() and not self.out.is_dir():
             raise UsageError(f"output folder {self.out} is a file: give a folder")
         if (self.out / _RUN).is_file():
@@ -209,6 +225,10 @@ class _Pictures(SharedWork):
             (self.out / _SKIPPED).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"output folder {self.out} cannot be made: {error}") from error
+        if rank == 0:
+            self.launch.hold()
+            for left in self.out.glob(UNFINISHED):  # by a process that was killed
+                shutil.rmtree(left, ignore_errors=True)
         text = json.dumps(self.request, indent=2, ensure_ascii=False)
         self._write(self.out / _RUN, text, part=f"{_RUN}.{rank}")
 
@@ -219,10 +239,20 @@ class _Pictures(SharedWork):
             raise RuntimeError("the work was not prepared")
         try:
             explanation = self.ask(self.explainer, picture)
+        except (ConfigurationError, UnknownNameError):  # would be said of every picture
+            raise
         except UsageError as error:  # what is wrong with this picture or its answer, and no other
             self._write(self._reason_for(picture), " ".join(str(error).split()), part=f"{picture.name}.part")
         else:
-            explanation.save(self._explanation_of(picture))
+            self._save(explanation, self._explanation_of(picture))
+
+    def _save(self, explanation: Explanation, folder: Path) -> None:
+        """Keep an explanation, unless a process that was given up for dead has done so meanwhile."""
+        try:
+            explanation.save(folder)
+        except SavedExplanationError:
+            if not (folder.is_dir() and any(folder.iterdir())):
+                raise
 
     def finish(self, done: int) -> None:
         """See that all is there.

@@ -216,6 +216,10 @@ def _explain_folder(
     for explained in outcome.explained.values():
         click.echo(str(explained / "report.html"))
     click.echo(str(into / "index.html"))
+    if not outcome.explained:
+        raise UsageError(
+            f"none of the {len(outcome.skipped)} pictures in {folder} could be explained: see above"
+        )
 
 
 def _refuse_stray_pictures(overrides: Sequence[str]) -> None:

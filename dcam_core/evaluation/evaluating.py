@@ -174,11 +174,14 @@ def evaluate(
         return EvaluationWork(evaluator, samples, count, facts)
 
     if not folder.finished:
-        if processes is None:
-            begin(source).do_all(folder, progress)
-        else:
-            processes.share(SharedEvaluation(source, begin, folder), progress)
-            folder = RunFolder(folder.path, request)  # what the processes have made of it
+        try:
+            if processes is None:
+                begin(source).do_all(folder, progress)
+            else:
+                processes.share(SharedEvaluation(source, begin, folder), progress)
+        finally:
+            folder.close()
+        folder = RunFolder(folder.path, request)  # what all processes have made of it
     studied = (folder.facts or {})["studies"]
     rows, done, skipped = folder.rows, folder.samples, folder.skipped
 

@@ -28,6 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dcam_core.distributed.one_launch import OneLaunch
 from dcam_core.errors import SavedExplanationError, UsageError
 from dcam_core.evaluation.ledger import Ledger, LedgerEntry
 from dcam_core.evaluation.pictures import SamplePictures
@@ -62,12 +63,11 @@ class RunFolder:
         self._own = Ledger(path)
         self._written = self._own
         self._elsewhere: dict[int, LedgerEntry] = {}
+        self._launch = OneLaunch(path)
         if path.exists() and not path.is_dir():
             raise UsageError(f"output folder {path} is a file: give a folder")
         if (path / _RUN).is_file():
-            kept = self._read_run()
-            refuse_another(self.path, "evaluation", kept["request"], self._request)
-            self.facts = kept["facts"]
+            self._continue()
         elif path.is_dir() and any(path.iterdir()):
             raise UsageError(
                 f"output folder {path} is not empty and holds no evaluation: give a folder that is empty or does "
@@ -77,20 +77,23 @@ class RunFolder:
     # -- what was asked for ----------------------------------------------------------------------------------
 
     def settle(self, facts: Mapping[str, Any]) -> None:
-        """Say what the request comes to, and make ready for writing.
+        """Say what the request comes to, and make ready for writing: until `close`, no other launch can.
 
         Args:
             facts: plain data; `samples` is the number of samples.
 
         Raises:
-            UsageError: the evaluation was begun with other facts.
+            UsageError: the evaluation was begun with other facts, or another launch is writing.
         """
         settled = plain(facts)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"output folder {self.path} cannot be made: {error}") from error
+        self._launch.hold()
+        if self.facts is None and (self.path / _RUN).is_file():
+            self._continue()  # another launch has made it since
         if self.facts is None:
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise UsageError(f"output folder {self.path} cannot be made: {error}") from error
             self.write(
                 _RUN, json.dumps({"request": self._request, "facts": settled}, indent=2, ensure_ascii=False)
             )
@@ -99,6 +102,15 @@ class RunFolder:
         self.facts = settled
         self._own.drop_what_was_cut_off()
         self._look_elsewhere()
+
+    def _continue(self) -> None:
+        kept = self._read_run()
+        refuse_another(self.path, "evaluation", kept["request"], self._request)
+        self.facts = kept["facts"]
+
+    def close(self) -> None:
+        """Let other launches write."""
+        self._launch.release()
 
     def write(self, name: str, content: str | bytes) -> None:
         """Write a file of the folder, whole or not at all."""

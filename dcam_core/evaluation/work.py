@@ -10,7 +10,7 @@ import torch
 
 from dcam_core.dataset import ExplanationDataset
 from dcam_core.distributed import SharedWork
-from dcam_core.errors import SavedExplanationError, UsageError
+from dcam_core.errors import ConfigurationError, SavedExplanationError, UsageError
 from dcam_core.evaluation.folder import RunFolder
 from dcam_core.evaluation.model_source import ModelSource
 from dcam_core.evaluation.sample import SampleEvaluator
@@ -39,6 +39,8 @@ class EvaluationWork:
         """Evaluate a sample, and keep it."""
         try:
             answered = self.evaluator.answer(self.samples[index])
+        except ConfigurationError:  # would be said of every sample
+            raise
         except (UsageError, OSError) as error:  # what is wrong with this sample, and no other
             folder.skip(index, " ".join(str(error).split()))
         else:

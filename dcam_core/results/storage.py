@@ -60,6 +60,7 @@ from dcam_core.results.words import ExplainedTarget, Word
 __all__ = [
     "ONE_PICTURE",
     "SEVERAL_PICTURES",
+    "UNFINISHED",
     "animation_name",
     "overlay_name",
     "read_explanation",
@@ -67,6 +68,8 @@ __all__ = [
 ]
 
 ONE_PICTURE, SEVERAL_PICTURES = 1, 2  # schema versions; the first is what every version of dcam can read
+UNFINISHED = ".*.unfinished"
+"""Names of the folders in which explanations are written; one that is left over was not finished."""
 _FACTS, _MAPS, _REPORT = "explanation.json", "maps.safetensors", "report.html"
 _MOVING = "over-time.safetensors"
 _Record = TypeVar("_Record", Word, ExplainedTarget, WordReliance)

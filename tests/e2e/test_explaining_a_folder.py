@@ -78,6 +78,26 @@ def test_a_page_shows_all_pictures_and_its_addresses_hold(explain, root):
     assert PROMPT in page
 
 
+def test_the_explanations_of_another_folder_are_not_taken_for_these(explain, root):
+    explain()
+    (root / "pictures").rename(root / "others")
+    (root / "pictures").symlink_to(root / "others")
+    with pytest.raises(
+        UsageError, match=r"holds another run over a folder: folder was '.*pictures', is '.*others'"
+    ):
+        explain()
+
+
+def test_what_a_killed_process_left_is_cleared_and_a_skipped_picture_is_tried_again(explain, root):
+    explain()
+    shutil.rmtree(root / "out/b.png")
+    (root / "out/.b.png-x7.unfinished").mkdir()
+    (root / "out/skipped/broken.png.txt").unlink()
+    toy_picture().save(root / "pictures/broken.png")
+    assert tuple(explain().explained) == (*NAMES, "broken.png")
+    assert not list((root / "out").glob(".*"))
+
+
 def test_the_same_call_explains_what_is_not_explained_yet(explain, root):
     first = explain()
     times = {name: (folder / "report.html").stat().st_mtime_ns for name, folder in first.explained.items()}

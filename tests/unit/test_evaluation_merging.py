@@ -48,7 +48,7 @@ def whole(tmp_path):
 
 @pytest.fixture
 def out(tmp_path):
-    opened(tmp_path / "out")
+    opened(tmp_path / "out").close()
     return tmp_path / "out"
 
 
@@ -67,6 +67,29 @@ def test_the_files_are_those_of_one_process_whoever_did_what(whole, out, ranks):
     assert folder.finished
     assert files(out) == whole
     assert sorted(path.name for path in out.iterdir()) == sorted((*FILES, "run.json"))
+
+
+def test_one_launch_at_a_time_writes(whole, out):
+    first = opened(out)
+    with pytest.raises(UsageError, match=r"another process is writing to .*--devices N"):
+        opened(out)
+    first.close()
+    second = opened(out)
+    second.close()
+    assert not list(out.glob(".*"))
+
+
+def test_a_launch_that_waited_for_its_model_continues_what_another_has_done_meanwhile(tmp_path):
+    late = RunFolder(tmp_path / "out", REQUEST)
+    other = RunFolder(tmp_path / "out", {**REQUEST, "seed": 1})
+    first = opened(tmp_path / "out")
+    keep(first, 0)
+    first.close()
+    late.settle({"samples": COUNT})
+    assert late.done == {0}
+    late.close()
+    with pytest.raises(UsageError, match="holds another evaluation: seed"):
+        other.settle({"samples": COUNT})
 
 
 def test_up_to_a_gap_and_on_when_another_process_has_closed_it(whole, out):
