@@ -83,6 +83,8 @@ class Explainer:
             least memory.
         checkpointing: blocks above the probed module keep their inputs alone for the backward pass, and are computed
             anew in it: less memory, more time, the same maps.
+        offload: the graph above the probed module lies in the CPU's memory from the forward pass to the backward
+            passes: less memory of the device, more time, the same maps. Nothing changes for a model on the CPU.
 
     Values of these three are stronger than `overrides`. Their functions are asked before `plugins`; one that
     answers None passes the question on, and is asked by the name of the method's own setting.
@@ -107,6 +109,7 @@ class Explainer:
         states_per_forward: int | Literal["auto"] = STATES_PER_FORWARD,
         targets_per_backward: int = 1,
         checkpointing: bool = False,
+        offload: bool = False,
     ) -> None:
         self.manager = manager or default_manager()
         self.model = model if isinstance(model, Adapter) else load_model(model, manager=self.manager)
@@ -120,7 +123,9 @@ class Explainer:
             mask_step=mask_step,
             gradient_target=gradient_target,
         )
-        self._replaying = Replaying(self._bound, states_per_forward, targets_per_backward, checkpointing)
+        self._replaying = Replaying(
+            self._bound, states_per_forward, targets_per_backward, checkpointing, offload
+        )
 
     @property
     def method(self) -> Method:

@@ -24,7 +24,8 @@ from dcam_core.denoising.settings import SamplerSettings
 from dcam_core.errors import ConfigurationError, UsageError
 from dcam_core.models import load_model
 from dcam_core.probing.gradient_targets import GradientTarget
-from dcam_core.probing.probe import Reading, probe
+from dcam_core.probing.probe import probe
+from dcam_core.probing.replayed import Reading
 from dcam_core.probing.untouched import untouched
 
 if TYPE_CHECKING:

@@ -65,6 +65,7 @@ def explain_folder(
     overrides: Sequence[str] | Mapping[str, Any] = (),
     gradient_target: Mapping[str, Any] | None = None,
     explaining: Mapping[str, Any] | None = None,
+    replaying: Mapping[str, Any] | None = None,
     loading: Mapping[str, Any] | None = None,
     devices: int | str | None = None,
     nodes: int = 1,
@@ -90,6 +91,8 @@ def explain_folder(
         overrides: settings of the method, as in `Explainer`.
         gradient_target: name and parameters of a gradient target in place of the method's own, as in `Explainer`.
         explaining: further keywords for `Explainer.explain`: `targets`, `baselines`, `seed`.
+        replaying: keywords for `Explainer` that bound memory: `states_per_forward`, `targets_per_backward`,
+            `checkpointing`, `offload`. The folder does not hold to them.
         loading: further keywords for `dcam_core.load_model`.
         devices: number of devices per node, or "auto"; None: this process explains all, unless nodes or a strategy
             are given.
@@ -129,7 +132,12 @@ def explain_folder(
         plain(request),
         source,
         lambda model: Explainer(
-            model, method, overrides=overrides, gradient_target=gradient_target, manager=manager
+            model,
+            method,
+            overrides=overrides,
+            gradient_target=gradient_target,
+            manager=manager,
+            **(replaying or {}),
         ),
         lambda explainer, picture: explainer.explain(picture, prompt, **(explaining or {})),
     )

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+import torch
+
 from dcam_core.errors import ConfigurationError
 from dcam_core.estimating.chunks import AUTO, STATES_PER_FORWARD, chunk_size, states_that_fit
 from dcam_core.probing.picture_grid import picture_grids
@@ -33,6 +35,7 @@ class Replaying:
             device will hold.
         targets_per_backward: how many targets of one state share a vectorised backward pass.
         checkpointing: whether blocks above the probed module are computed anew in the backward pass.
+        offload: whether the graph of a replay lies on the CPU until its backward passes.
 
     Raises:
         ConfigurationError: one of the numbers is below 1.
@@ -42,6 +45,7 @@ class Replaying:
     states_per_forward: int | Literal["auto"] = STATES_PER_FORWARD
     targets_per_backward: int = 1
     checkpointing: bool = False
+    offload: bool = False
 
     def __post_init__(self) -> None:
         if self.targets_per_backward < 1:
@@ -85,4 +89,5 @@ class Replaying:
             states_per_forward=self.chunk,
             targets_per_backward=self.targets_per_backward,
             checkpointing=self.checkpointing,
+            offload=torch.device("cpu") if self.offload else None,
         )

@@ -15,7 +15,7 @@ from dcam_adapters.common.merging import several
 from dcam_adapters.common.module_tree import require_modules, unwrapped
 from dcam_adapters.common.tokenizer import load_tokenizer
 from dcam_adapters.diffusion_gemma.generating import generate
-from dcam_adapters.diffusion_gemma.loading import load_network
+from dcam_adapters.diffusion_gemma.loading import load_network, outline_network
 from dcam_adapters.diffusion_gemma.passes import ENCODER, HEAD, LANGUAGE, SELF_CONDITIONING, Passes
 from dcam_adapters.diffusion_gemma.picture import cut_patches, load_image_processor
 from dcam_adapters.diffusion_gemma.recording import CanvasConditioning
@@ -85,9 +85,25 @@ class DiffusionGemmaAdapter(Adapter):
             CheckpointError: a file or tensor is missing, unexpected or mis-shaped.
             ConfigurationError: the placement cannot be had.
         """
-        model = load_network(folder, placement)
-        config: Any = model.config
-        return cls(model, load_tokenizer(folder), load_image_processor(folder, config.vision_config))
+        return cls._around(load_network(folder, placement), folder)
+
+    @classmethod
+    def outline(cls, folder: Path, placement: Placement = Placement()) -> Self:  # noqa: B008  (immutable)
+        """The same on the meta device; see `Adapter.outline`.
+
+        Args:
+            folder: the checkpoint; its weights are not looked at.
+            placement: dtype of the weights.
+
+        Raises:
+            CheckpointError: the configuration is missing, or not of this family.
+        """
+        return cls._around(outline_network(folder, placement), folder)
+
+    @classmethod
+    def _around(cls, model: Any, folder: Path) -> Self:
+        """With what the checkpoint brings to prepare prompts."""
+        return cls(model, load_tokenizer(folder), load_image_processor(folder, model.config.vision_config))
 
     @classmethod
     def wrap(

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import DiffusionGemmaForBlockDiffusion
+from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from dcam_adapters.common.checkpoint import weight_files
 from dcam_adapters.common.checkpoint.misfit import check_fit
@@ -15,7 +17,7 @@ from dcam_adapters.common.checkpoint.reading import read_shapes
 from dcam_core.errors import CheckpointError, ConfigurationError
 from dcam_core.placement import DISK, Placement
 
-__all__ = ["load_network"]
+__all__ = ["load_network", "outline_network"]
 
 
 def load_network(folder: Path, placement: Placement) -> nn.Module:
@@ -51,8 +53,7 @@ def load_network(folder: Path, placement: Placement) -> nn.Module:
             **options,
         )
     except (OSError, ValueError, TypeError, LookupError, RuntimeError, StrictDataclassError) as error:
-        line = " ".join(str(error).split())
-        raise CheckpointError(f"{folder} cannot be loaded as a DiffusionGemma checkpoint: {line}") from error
+        raise _unfit(folder, error) from error
     model, report = loaded
     there = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     # A tensor that is tied to a saved one is neither in the file nor missing.
@@ -62,6 +63,34 @@ def load_network(folder: Path, placement: Placement) -> nn.Module:
         model.to(placement.device)
     network: nn.Module = model.eval()
     return network
+
+
+def outline_network(folder: Path, placement: Placement) -> nn.Module:
+    """The network on the meta device, in evaluation mode.
+
+    Args:
+        folder: config.json and generation_config.json, as published; weights are not looked at.
+        placement: dtype of the weights; None: that of config.json.
+
+    Raises:
+        CheckpointError: the configuration is missing, or not of this family.
+    """
+    try:
+        config: Any = DiffusionGemmaConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            model: Any = DiffusionGemmaForBlockDiffusion(config)
+        if (folder / GENERATION_CONFIG_NAME).is_file():
+            settings = model.generation_config_class
+            model.generation_config = settings.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, TypeError, LookupError, RuntimeError, StrictDataclassError) as error:
+        raise _unfit(folder, error) from error
+    network: nn.Module = model.to(placement.dtype or config.dtype or torch.float32).eval()
+    return network
+
+
+def _unfit(folder: Path, error: Exception) -> CheckpointError:
+    line = " ".join(str(error).split())
+    return CheckpointError(f"{folder} cannot be loaded as a DiffusionGemma checkpoint: {line}")
 
 
 def _device_map(placement: Placement) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -135,20 +135,11 @@ class MMaDAAdapter(MaskedAdapter[MMaDAConfig]):
             CheckpointError: a file or tensor is missing, unexpected or mis-shaped, or there is no image
                 tokenizer, or one with another number of codes.
         """
-        config = MMaDAConfig.from_dict(read_config(folder))
-        # Small, and the part that is most often missing: looked for before gigabytes are read.
-        image_tokenizer = Magvit.load(image_tokenizer_folder(folder, config, vq), device=placement.device)
-        check_image_tokenizer(image_tokenizer, config)
-        with torch.device("meta"):
-            model = MMaDA(config)
-        assign_weights(model, weight_files(folder), placement=placement, blocks=BLOCKS)
-        return cls(
-            model.eval(),
-            config,
-            image_tokenizer,
-            load_tokenizer(folder),
-            generation=read_generation(folder),
-        )
+
+        def fill(model: MMaDA) -> None:
+            assign_weights(model, weight_files(folder), placement=placement, blocks=BLOCKS)
+
+        return cls._of_folder(folder, vq, placement.device, fill)
 
     @classmethod
     def outline(
@@ -168,18 +159,27 @@ class MMaDAAdapter(MaskedAdapter[MMaDAConfig]):
         Raises:
             CheckpointError: as `load`.
         """
-        config = MMaDAConfig.from_dict(found := read_config(folder))
-        image_tokenizer = Magvit.load(image_tokenizer_folder(folder, config, vq), device=torch.device("cpu"))
+
+        def fill(model: MMaDA) -> None:
+            model.to(stated_dtype(read_config(folder)))
+            outline_weights(model, present_weight_files(folder), placement=placement)
+
+        return cls._of_folder(folder, vq, torch.device("cpu"), fill)
+
+    @classmethod
+    def _of_folder(
+        cls, folder: Path, vq: str | Path | None, device: torch.device, fill: Callable[[MMaDA], None]
+    ) -> Self:
+        """A checkpoint with its image tokenizer on a device, and whatever fills the language model made on meta."""
+        config = MMaDAConfig.from_dict(read_config(folder))
+        # Small, and the part that is most often missing: looked for before gigabytes are read.
+        image_tokenizer = Magvit.load(image_tokenizer_folder(folder, config, vq), device=device)
+        check_image_tokenizer(image_tokenizer, config)
         with torch.device("meta"):
-            model = MMaDA(config).to(stated_dtype(found))
-        outline_weights(model, present_weight_files(folder), placement=placement)
-        return cls(
-            model.eval(),
-            config,
-            image_tokenizer,
-            load_tokenizer(folder),
-            generation=read_generation(folder),
-        )
+            model = MMaDA(config)
+        fill(model)
+        tokenizer, generation = load_tokenizer(folder), read_generation(folder)
+        return cls(model.eval(), config, image_tokenizer, tokenizer, generation=generation)
 
     @classmethod
     def wrap(

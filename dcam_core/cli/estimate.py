@@ -50,6 +50,9 @@ __all__ = ["estimate"]
     help="How many targets of a state share a backward pass.",
 )
 @click.option("--checkpointing", is_flag=True, help="Compute blocks above the probe anew in backward passes.")
+@click.option(
+    "--offload", is_flag=True, help="Keep the graph on the CPU between forward and backward passes."
+)
 @click.option("--json", "out", metavar="FILE", help="Write the estimate as JSON too, in bytes.")
 @click.pass_obj
 def estimate(
@@ -65,6 +68,7 @@ def estimate(
     states_per_forward: int | None,
     targets_per_backward: int,
     checkpointing: bool,
+    offload: bool,
     out: str | None,
 ) -> None:
     """Say how much memory an explanation will take.
@@ -93,6 +97,7 @@ def estimate(
         overrides=settings,
         targets_per_backward=targets_per_backward,
         checkpointing=checkpointing,
+        offload=offload,
         **options,
     )
     click.echo(str(found))

@@ -10,6 +10,7 @@ import click
 from dcam_core.cli.loading_options import loading_options
 from dcam_core.cli.measuring import continuable, listed, print_tables
 from dcam_core.cli.process_options import process_options, speaks
+from dcam_core.cli.replaying_options import replaying_options
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
 
@@ -100,6 +101,7 @@ __all__ = ["evaluate"]
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
 @process_options
+@replaying_options
 @click.option("-o", "--out", required=True, metavar="DIR", help="Folder for the results.")
 @click.pass_obj
 def evaluate(
@@ -124,6 +126,7 @@ def evaluate(
     pictures: bool,
     seed: int,
     processes: dict[str, Any],
+    replaying: dict[str, Any],
     out: str,
 ) -> None:
     """Compare methods by where their maps lie, on the answers of a model to the pictures of a dataset.
@@ -165,6 +168,7 @@ def evaluate(
             seed=seed,
             loading={key: value for key, value in loading.items() if value is not None},
             **processes,
+            replaying=replaying,
             manager=session.manager,
             progress=progress,
         )

@@ -11,6 +11,7 @@ import click
 from dcam_core.cli.loading_options import loading_options
 from dcam_core.cli.measuring import continuable
 from dcam_core.cli.process_options import asked_for, process_options, speaks
+from dcam_core.cli.replaying_options import replaying_options
 from dcam_core.cli.results import result_folder, tell
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
@@ -91,6 +92,7 @@ __all__ = ["explain"]
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
 @process_options
+@replaying_options
 @click.option("--print-config", is_flag=True, help="Print the merged method configuration and stop.")
 @click.pass_obj
 def explain(
@@ -115,6 +117,7 @@ def explain(
     print_config: bool,
     loading: dict[str, Any],
     processes: dict[str, Any],
+    replaying: dict[str, Any],
 ) -> None:
     """Show where in IMAGE each word of the model's answer came from.
 
@@ -176,6 +179,7 @@ def explain(
             overrides=overrides,
             gradient_target=contrast,
             explaining=explaining,
+            replaying=replaying,
             loading={key: value for key, value in loading.items() if value is not None},
         )
         return
@@ -184,7 +188,12 @@ def explain(
         progress("loading", 0, 1)
         loaded = load_model(model, manager=session.manager, **loading)
         explainer = Explainer(
-            loaded, method, overrides=overrides, gradient_target=contrast, manager=session.manager
+            loaded,
+            method,
+            overrides=overrides,
+            gradient_target=contrast,
+            manager=session.manager,
+            **replaying,
         )
         progress("loading", 1, 1)
         if not print_config:

@@ -15,7 +15,8 @@ from dcam_core.conformance.check import NotApplicableError
 from dcam_core.conformance.pictures import scene, shapes
 from dcam_core.denoising.trajectory import NEVER_COMMITTED
 from dcam_core.probing.gradient_targets import GradientTarget
-from dcam_core.probing.probe import Probed, Reading, probe
+from dcam_core.probing.probe import Probed, probe
+from dcam_core.probing.replayed import Reading
 from dcam_core.probing.untouched import untouched
 
 if TYPE_CHECKING:

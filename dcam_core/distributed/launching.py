@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 
 from lightning.fabric.plugins import ClusterEnvironment
-from lightning.fabric.plugins.environments import (
-    LightningEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from dcam_core.errors import ConfigurationError
@@ -24,9 +22,9 @@ _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 def launcher_in_slurm() -> ClusterEnvironment | None:
     """Who has started this process, where SLURM has a part in it; None: as Lightning finds out.
 
-    Lightning goes by the job's name and the number of tasks. A job with a name and two tasks, whose script calls a
-    program without srun, then waits for a second process for ever; and what srun starts in a job called "interactive",
-    as that of `salloc` is, takes each task for a run of its own. What srun has started is a numbered step: srun says.
+    Lightning goes by the job's name and its number of tasks. So a program that the script of a job calls without srun
+    waits for further processes that never come; and what srun starts in a job called "interactive", as that of `salloc`
+    is, takes each task for a run of its own. The number of the step tells what srun has started.
 
     Raises:
         RuntimeError: Lightning's, if it cannot tell from the tasks how many there are per node.
@@ -62,8 +60,8 @@ def check_started(strategy: DDPStrategy) -> None:
         environment.validate_settings(strategy.num_processes, strategy.num_nodes)
     elif strategy.num_nodes > 1 and (missing := [name for name in _ON_EVERY_NODE if name not in os.environ]):
         raise ConfigurationError(
-            f"{asked}, and nothing says where the first node is: call with srun or torchrun, or set "
-            f"{', '.join(_ON_EVERY_NODE)} on every node ({', '.join(missing)} not set)"
+            f"{asked}, and nothing here says where the first node is: call with srun or torchrun, or set "
+            f"{', '.join(_ON_EVERY_NODE)} on every node; {', '.join(missing)} not set"
         )
 
 

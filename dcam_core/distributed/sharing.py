@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 from typing import TYPE_CHECKING
 
 import lightning as L
@@ -57,6 +61,18 @@ class _Share(L.LightningModule):
     def predict_dataloader(self) -> DataLoader[int]:
         # Lightning's own sampler for predictions wants at least one thing per process.
         return DataLoader(self.share, batch_size=None)  # type: ignore[arg-type]  # a list is a dataset
+
+    def on_predict_start(self) -> None:
+        # Lightning has all processes agree on SIGTERM, which those that are at work do not, and then predicts on.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._end)
+
+    def _end(self, signum: int, frame: FrameType | None) -> None:
+        """End as a program without Lightning does, and have those that this one has started do so too."""
+        if self.trainer.strategy.launcher is not None:
+            self.trainer.strategy.launcher.kill(signal.Signals(signum))
+        signal.signal(signum, signal.SIG_DFL)
+        os.kill(os.getpid(), signum)
 
     def transfer_batch_to_device(self, batch: int, device: torch.device, dataloader_idx: int) -> int:
         return batch

@@ -145,7 +145,7 @@ class Processes:
     @staticmethod
     def is_first() -> bool:
         """Whether this process is the first of all, which speaks for them."""
-        from lightning.fabric.plugins.environments import LightningEnvironment
+        from lightning.fabric.plugins.environments.lightning import LightningEnvironment
         from lightning.pytorch.utilities import rank_zero_only
 
         # Before a trainer is made, Lightning knows nothing of further nodes on which somebody called by hand.

@@ -11,7 +11,7 @@ import torch
 
 from dcam_core.errors import ConfigurationError
 from dcam_core.estimating.counting import PeakTensorMemory
-from dcam_core.estimating.fakes import fake_weights
+from dcam_core.estimating.fakes import elsewhere, fake_weights
 from dcam_core.estimating.probing import FirstStates
 from dcam_core.probing.replays import Replays
 
@@ -57,7 +57,11 @@ def states_that_fit(replays: Replays) -> int:
         return first.count
     try:
         with fake_weights(replays.adapter) as fakes, PeakTensorMemory() as memory:
-            shown = dataclasses.replace(replays, inputs=fakes.prompt(replays.inputs))
+            shown = dataclasses.replace(
+                replays,
+                inputs=fakes.prompt(replays.inputs),
+                offload=elsewhere(replays.offload, replays.device),
+            )
             states = FirstStates(shown)
             one, two = (states.peak(memory, count) for count in (1, 2))
     except Exception as error:  # noqa: BLE001 - an adapter's code may look at numbers in any way; it is only an estimate

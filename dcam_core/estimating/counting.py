@@ -16,20 +16,23 @@ class PeakTensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that were made inside and are alive, and remembers the highest count.
 
     Sizes of storages rather than of the process: the figure depends neither on the allocator nor on what ran
-    before, so that two figures of one run can be divided by each other. Fake tensors count like real ones. What a
-    kernel takes and gives back within itself is not seen.
+    before, so that two figures of one run can be divided by each other. Fake tensors count like real ones; those on
+    the meta device stand for what lies elsewhere, and are counted apart. What a kernel takes and gives back within
+    itself is not seen.
 
     Attributes:
         alive: number of bytes alive now.
         peak: highest number of bytes alive at once, since the beginning or the last `restart`.
         recent: the same since the last `mark`.
+        elsewhere: number of bytes alive elsewhere now.
+        peak_elsewhere: highest number of bytes alive elsewhere at once, since the beginning.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._sizes: dict[int, int] = {}
-        self.alive = 0
-        self.peak = self.recent = 0
+        self.alive = self.elsewhere = 0
+        self.peak = self.recent = self.peak_elsewhere = 0
 
     def restart(self) -> None:
         """Forget the peak; what is alive goes on counting."""
@@ -44,25 +47,33 @@ class PeakTensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         result = function(*args, **kwargs)
         # A view of a weight is not made here: only what no argument holds already.
-        given = {storage._cdata for storage in _storages((args, kwargs))}
-        for storage in _storages(result):
-            if storage._cdata not in given:
-                self._count(storage)
+        given = {tensor.untyped_storage()._cdata for tensor in _tensors((args, kwargs))}
+        for tensor in _tensors(result):
+            if tensor.untyped_storage()._cdata not in given:
+                self._count(tensor.untyped_storage(), elsewhere=tensor.is_meta)
         return result
 
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._sizes or not storage.nbytes():
+    def _count(self, storage: torch.UntypedStorage, *, elsewhere: bool) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._sizes or not size:
             return
-        self._sizes[key] = storage.nbytes()
-        self.alive += storage.nbytes()
-        self.peak, self.recent = max(self.peak, self.alive), max(self.recent, self.alive)
-        weakref.finalize(storage, self._forget, key)
+        self._sizes[key] = size
+        if elsewhere:
+            self.elsewhere += size
+            self.peak_elsewhere = max(self.peak_elsewhere, self.elsewhere)
+        else:
+            self.alive += size
+            self.peak, self.recent = max(self.peak, self.alive), max(self.recent, self.alive)
+        weakref.finalize(storage, self._forget, key, elsewhere)
 
-    def _forget(self, key: int) -> None:
-        self.alive -= self._sizes.pop(key, 0)
+    def _forget(self, key: int, elsewhere: bool) -> None:
+        size = self._sizes.pop(key, 0)
+        if elsewhere:
+            self.elsewhere -= size
+        else:
+            self.alive -= size
 
 
-def _storages(values: Any) -> list[torch.UntypedStorage]:
-    """Of all tensors in nested lists, tuples and dictionaries."""
-    return [value.untyped_storage() for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
+def _tensors(values: Any) -> list[torch.Tensor]:
+    """All tensors in nested lists, tuples and dictionaries."""
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]

@@ -48,6 +48,7 @@ class MemoryEstimate:
         graph: alive when the forward pass of a replay has ended: what its backward passes will need.
         gradients: what the backward passes take beyond that. Where little is kept for them, the forward pass itself
             takes more than both.
+        offloaded: what of the graph lies in the CPU's memory meanwhile; not in any of the other figures.
         per_state: what one further state in a forward pass takes; 0 where a single one is replayed.
         left_out: what could not be counted.
     """
@@ -70,6 +71,7 @@ class MemoryEstimate:
     phases: tuple[Phase, ...]
     graph: int
     gradients: int
+    offloaded: int
     per_state: int
     left_out: tuple[str, ...] = ()
 
@@ -116,6 +118,8 @@ class MemoryEstimate:
         ]
         if self.per_state:
             parts.append(f"{_mib(self.per_state)} for each further one")
+        if self.offloaded:
+            parts.append(f"{_mib(self.offloaded)} on the CPU")
         return "; ".join(parts)
 
 

@@ -6,13 +6,13 @@ import dataclasses
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from dcam_core.probing.probe import states_apart
+from dcam_core.probing.replayed import states_apart
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from dcam_core.estimating.counting import PeakTensorMemory
-    from dcam_core.probing.probe import Reading
+    from dcam_core.probing.replayed import Reading
     from dcam_core.probing.replays import Replays
 
 __all__ = ["FirstStates", "GraphSize"]

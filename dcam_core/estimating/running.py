@@ -20,7 +20,7 @@ from dcam_core.denoising.trajectory import Trajectory
 from dcam_core.errors import ConfigurationError, DcamError, UsageError
 from dcam_core.estimating.counting import PeakTensorMemory
 from dcam_core.estimating.estimate import MemoryEstimate, Phase
-from dcam_core.estimating.fakes import fake_weights
+from dcam_core.estimating.fakes import elsewhere, fake_weights
 from dcam_core.estimating.probing import FirstStates, GraphSize
 from dcam_core.estimating.weights import unpacked_bytes, weight_bytes
 from dcam_core.inputs import Inputs
@@ -98,7 +98,7 @@ def estimate_run(
     trajectory, answer = _blank_run(adapter, plan.settings)
     words = select_targets(answer, range(targets))
     weights = weight_bytes(adapter, quantisation)
-    dtype = str(adapter.dtype).removeprefix("torch.")
+    dtype, device = str(adapter.dtype).removeprefix("torch."), adapter.device
     with (
         fake_weights(adapter),
         torch.inference_mode(False),
@@ -112,6 +112,7 @@ def estimate_run(
             _decide_once(adapter, inputs, plan.settings, trajectory)
         readings = plan.readings(words, trajectory)
         replays = plan.replays(inputs, trajectory, readings, [picture])
+        replays = dataclasses.replace(replays, offload=elsewhere(replays.offload, device))
         with torch.no_grad(), stages.stage("measuring reliance"):
             every = select_targets(answer, range(min(length, replays.states_per_forward)))
             shown = plan.prepare([picture], prompt)
@@ -129,6 +130,7 @@ def estimate_run(
             left_out = explained.by(*plan.attribution)
         with stages.unlisted("explaining"):
             per_state = explained.per_state()
+        offloaded = memory.peak_elsewhere
     with torch.no_grad(), PeakTensorMemory() as memory:
         # Maps are small and hang on no weight: refiners may look at numbers, and get some.
         raw = [torch.rand(targets, grid.rows, grid.cols) for grid in replays.grids]
@@ -152,6 +154,7 @@ def estimate_run(
         phases=(*stages.phases, Phase("refining", memory.peak)),
         graph=explained.graph,
         gradients=explained.gradients,
+        offloaded=offloaded,
         per_state=per_state,
         left_out=tuple(left_out),
     )

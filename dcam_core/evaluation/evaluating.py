@@ -65,6 +65,7 @@ def evaluate(
     devices: int | str | None = None,
     nodes: int = 1,
     strategy: str | None = None,
+    replaying: Mapping[str, Any] | None = None,
     manager: PluginManager | None = None,
     progress: Progress | None = None,
 ) -> Summary:
@@ -102,6 +103,8 @@ def evaluate(
             this process evaluates all samples, unless nodes or a strategy are given.
         nodes: number of nodes.
         strategy: "ddp", or "ddp_notebook" in a notebook; None: "ddp".
+        replaying: keywords for `Explainer` that bound memory: `states_per_forward`, `targets_per_backward`,
+            `checkpointing`, `offload`. Scores are the same up to rounding, so the folder does not hold to them.
         manager: the plugins; None: all that are installed.
         progress: called after every sample; with several processes in the first of them, for its share.
 
@@ -158,7 +161,10 @@ def evaluate(
         expanded = expand(named, studies, len(adapter.blocks), manager, adapter.folder)
         evaluator = SampleEvaluator(
             adapter,
-            {each.label: each.explainer(adapter, manager) for each in (*expanded.variants, *further)},
+            {
+                each.label: each.explainer(adapter, manager, **(replaying or {}))
+                for each in (*expanded.variants, *further)
+            },
             columns,
             NameMatcher(samples.categories),
             adapter.default_sampler.merged({**(sampler or {}), "seed": seed}),

@@ -37,9 +37,9 @@ class Variant:
     source: str | Path
     overrides: Mapping[str, Any] = field(default_factory=dict)
 
-    def explainer(self, model: Adapter, manager: PluginManager) -> Explainer:
-        """The method, ready for a model."""
-        return Explainer(model, self.source, overrides=self.overrides, manager=manager)
+    def explainer(self, model: Adapter, manager: PluginManager, **replaying: Any) -> Explainer:
+        """The method, ready for a model; `replaying` are the keywords of `Explainer` that bound memory."""
+        return Explainer(model, self.source, overrides=self.overrides, manager=manager, **replaying)
 
     def changed(self, label: str, overrides: Mapping[str, Any]) -> Variant:
         """The same under another name, with further settings laid over it."""

@@ -52,14 +52,14 @@ class Capture:
     image-token span (they are not structurally valid). The hook is removed on exit, whatever happened.
 
     Args:
+        path: what the module is called in messages.
         module: the module.
-        path: what it is called in messages.
         inputs: the prompt.
         differentiable: False only looks, and begins no graph.
     """
 
-    def __init__(self, module: nn.Module, path: str, inputs: Inputs, *, differentiable: bool = True) -> None:
-        self._module, self._path, self._inputs = module, path, inputs
+    def __init__(self, path: str, module: nn.Module, inputs: Inputs, *, differentiable: bool = True) -> None:
+        self._path, self._module, self._inputs = path, module, inputs
         self._differentiable = differentiable
         self._outputs: list[Tensor] = []
         self._refused: list[tuple[int, ...]] = []

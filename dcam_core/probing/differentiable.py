@@ -6,12 +6,15 @@ parameters, and the map can be differentiated once more. Three things are specia
 * The graph begins at the embedded prompt, which adapters hand over without one: it reaches the language model (its
   blocks, the adapters of a LoRA in them, the head), and not the vision tower.
 * Fused attention kernels have no second derivative: attention is computed by its formula.
+* FSDP gathers weights for one backward pass and lets go of them before the second; a model that it has sharded is
+  refused.
 * The model is in evaluation mode while the graph is made, so that the map is that of the model and not of a dropout
   mask. The loss of the task is the caller's own forward pass, in whatever mode.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,7 +91,7 @@ def differentiating(
         attribution: the method's.
 
     Raises:
-        ConfigurationError: no parameter is trainable, or the attribution has no gradient.
+        ConfigurationError: no parameter is trainable, the attribution has no gradient, or FSDP has sharded the model.
     """
     if isinstance(attribution, ModelAttribution):
         raise ConfigurationError(
@@ -100,6 +103,12 @@ def differentiating(
             "no parameter of the model requires a gradient, so a map has none either: unfreeze what is to be "
             "trained, or use `explain`"
         )
+    if _sharded(model):
+        raise ConfigurationError(
+            "FSDP has sharded the model, and lets go of gathered weights before the second backward pass that a map "
+            "as a training signal needs: train with a model that is whole in every process (DDP), or use `explain`, "
+            "which takes one"
+        )
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
@@ -107,3 +116,12 @@ def differentiating(
         untouched(model, freeze=False),
     ):
         yield
+
+
+def _sharded(model: nn.Module) -> bool:
+    """Whether a part of the model gathers its weights for each pass, in either of torch's ways."""
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # where nobody has imported it, nothing is sharded
+    if fsdp is None:
+        return False
+    kinds = (fsdp.FSDPModule, fsdp.FullyShardedDataParallel)
+    return any(isinstance(module, kinds) for module in model.modules())

@@ -47,10 +47,13 @@ class ChunkSize:
         """
         start = 0
         while start < len(items):
-            left = items[start:]
-            made = self.fitting(lambda count, left=left: [count, work(left[:count])], len(left))  # type: ignore[misc]
+            made, count = self._first_of(items[start:], work)
+            start += count
             yield made.pop()
-            start += made.pop()
+
+    def _first_of(self, items: Sequence[T], work: Callable[[Sequence[T]], R]) -> tuple[list[R], int]:
+        """What is made of the first items, in a list that can be emptied; and of how many."""
+        return self.fitting(lambda count: ([work(items[:count])], count), len(items))
 
     def fitting(self, work: Callable[[int], R], at_most: int | None = None) -> R:
         """`work(size)`, or `work` of the half of it, and so on, until it fits into memory.

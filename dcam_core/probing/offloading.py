@@ -52,4 +52,5 @@ class _Away(NamedTuple):
 
 def _storage(tensor: Tensor) -> int:
     """What tells the memory of one tensor from that of another; views have that of what they are views of."""
-    return tensor.untyped_storage()._cdata
+    key: int = tensor.untyped_storage()._cdata
+    return key

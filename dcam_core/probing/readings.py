@@ -10,7 +10,7 @@ from dcam_core.errors import ConfigurationError, StructuralValidityError
 from dcam_core.probing.answers import gradient_target, probe_states
 from dcam_core.probing.gradient_targets import GRADIENT_TARGETS
 from dcam_core.probing.mask_steps import MASK_STEPS
-from dcam_core.probing.probe import Reading
+from dcam_core.probing.replayed import Reading
 
 if TYPE_CHECKING:
     from dcam_core.adapter import Adapter

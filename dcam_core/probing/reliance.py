@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dcam_core.denoising.decision import Decider
 from dcam_core.errors import ConfigurationError
-from dcam_core.probing.fitting import in_chunks
+from dcam_core.probing.gradient_targets import GradientTarget
+from dcam_core.probing.replayed import Reading, ReplayedStates, StateReader, log_probability
 from dcam_core.results.reliance import VisualReliance, WordReliance
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ A little above log 2: the picture must at least double the word's probability. O
 models (`python -m tests.benchmarks reliance split=train first=60000 count=20`) thresholds from 0.7 to 1.2 told
 equally many words apart, within 1 %; the lowest keeps most grounded words.
 """
+
+SPOKEN = GradientTarget(log_probability)
+"""The scalar of a word whose probability alone is asked for."""
 
 
 def measure_reliance(
@@ -71,18 +74,11 @@ def measure_reliance(
     """
     if not stand_ins:
         raise ConfigurationError("visual reliance needs a baseline picture: name one, such as 'mean-colour'")
+    words = _hidden_words(adapter, trajectory.final, targets, trajectory.settings, states_per_forward)
     found = []
     for shown in (None, *stand_ins):
         read = inputs if shown is None else prepare(shown.pictures, inputs.prompt)
-        values = hidden_log_probabilities(
-            adapter,
-            read,
-            trajectory.final,
-            targets,
-            trajectory.settings,
-            states_per_forward=states_per_forward,
-        )
-        found.append(values.tolist())
+        found.append(_log_probabilities(words, read).tolist())
         if on_replay is not None:
             on_replay(len(found), 1 + len(stand_ins))
     return VisualReliance(
@@ -118,21 +114,26 @@ def hidden_log_probabilities(
         [T] float32 on the CPU, in nats: summed over the tokens of a word, which are all hidden at once. What the
         sampler may not say can be asked about nevertheless.
     """
-    device = inputs.embeddings.device
-    decider = Decider(adapter, inputs, settings.merged({"suppressed_ids": ()}))
+    words = _hidden_words(adapter, final, targets, settings, states_per_forward)
+    return _log_probabilities(words, inputs)
 
-    def read(chunk: Sequence[Target]) -> Tensor:
-        states = torch.stack([adapter.hidden(final, target.positions) for target in chunk]).to(device)
-        wanted = sorted({position for target in chunk for position in target.positions})
-        columns = {position: column for column, position in enumerate(wanted)}
-        logits = decider.logits(states, torch.tensor(wanted, device=device))
-        found = []
-        for row, target in zip(logits, chunk, strict=True):
-            rows = row[[columns[position] for position in target.positions]].log_softmax(-1)
-            ids = torch.tensor(target.token_ids, device=device)
-            found.append(rows.gather(-1, ids[:, None]).sum())
-        return torch.stack(found)
 
+def _hidden_words(
+    adapter: Adapter,
+    final: Tensor,
+    targets: Sequence[Target],
+    settings: SamplerSettings,
+    states_per_forward: int,
+) -> StateReader:
+    """What reads each word in the finished answer in which it alone is hidden."""
+    hidden = [
+        Reading(adapter.hidden(final, target.positions), target.positions, target.token_ids, SPOKEN)
+        for target in targets
+    ]
+    return StateReader(adapter, hidden, settings.merged({"suppressed_ids": ()}), states_per_forward)
+
+
+def _log_probabilities(words: StateReader, inputs: Inputs) -> Tensor:
+    """[T] float32 on the CPU, in nats."""
     with torch.no_grad():
-        parts = list(in_chunks(targets, states_per_forward, read))
-    return torch.cat(parts).float().cpu() if parts else torch.zeros(0)
+        return words.read(inputs, ReplayedStates.log_probability)[0]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dcam_core.denoising.decision import Decider
 from dcam_core.errors import ConfigurationError
-from dcam_core.probing.fitting import in_chunks
-from dcam_core.probing.probe import Probed, ReplayedStates, probe_layers, states_apart, states_of
+from dcam_core.probing.capturing import Capture, replay_captured
+from dcam_core.probing.checkpointing import checkpointed
+from dcam_core.probing.fitting import ChunkSize
+from dcam_core.probing.offloading import offloaded
+from dcam_core.probing.probe import Probed, probe_layers
+from dcam_core.probing.replayed import ReplayedStates, StateReader, states_apart
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,9 +27,11 @@ if TYPE_CHECKING:
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.inputs import Inputs
     from dcam_core.probing.picture_grid import PictureGrid
-    from dcam_core.probing.probe import Reading
+    from dcam_core.probing.replayed import Reading
 
 __all__ = ["Replays"]
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +51,8 @@ class Replays:
         with_graph: what is probed can be differentiated again; see `dcam_core.probing.differentiable`.
         checkpointing: blocks above the probed modules are computed anew in backward passes; see
             `dcam_core.probing.checkpointing`.
+        offload: where graphs are kept from a forward pass to its backward passes, and whatever else there is much of;
+            None: where it was made. See `dcam_core.probing.offloading`.
     """
 
     adapter: Adapter
@@ -58,6 +66,7 @@ class Replays:
     targets_per_backward: int = field(default=1, kw_only=True)
     with_graph: bool = field(default=False, kw_only=True)
     checkpointing: bool = field(default=False, kw_only=True)
+    offload: torch.device | None = field(default=None, kw_only=True)
 
     @cached_property
     def positions(self) -> Tensor:
@@ -83,13 +92,14 @@ class Replays:
         for prompt in prompts:
             # Left before the yield: the caller's grad mode is the caller's.
             with torch.no_grad():
-                scores, _ = self._read(prompt)
+                (scores,) = self._reader.read(self._in_place(prompt), ReplayedStates.score)
             yield scores
 
     def log_probabilities(self) -> tuple[Tensor, Tensor]:
         """[R] scalars and [R] summed log-probabilities of the readings' tokens, as the model read the prompt."""
         with torch.no_grad():
-            return self._read(self.inputs)
+            found = self._reader.read(self.inputs, ReplayedStates.score, ReplayedStates.log_probability)
+        return found[0], found[1]
 
     def probe(self) -> tuple[Probed, ...]:
         """Activations and gradients at the image tokens, as an `Attribution` gets them.
@@ -112,24 +122,27 @@ class Replays:
             targets_per_backward=self.targets_per_backward,
             with_graph=self.with_graph,
             checkpointing=self.checkpointing,
+            offload=self.offload,
         )
+
+    def activations(self) -> tuple[Tensor, ...]:
+        """What `probe` gives of activations, without a graph and a backward pass: one [R, N, C] per layer."""
+        modules = {layer: self.adapter.model.get_submodule(layer) for layer in self.layers}
+
+        def capture(members: Sequence[Sequence[int]]) -> dict[int, tuple[Tensor, ...]]:
+            return _by_reading(list(zip(*self._captured(modules, members), strict=True)), members)
+
+        return tuple(torch.stack(parts) for parts in zip(*self._of_each(capture), strict=True))
 
     def input_gradients(self) -> Iterator[tuple[int, Tensor]]:
         """Gradients of the scalars with respect to the embeddings of the image tokens.
 
         Yields:
-            The index of a reading and its [N, D], in some order: all of them at once may not fit into memory.
+            The index of a reading and its [N, D], in some order, those of one forward pass after the other: all of
+            them at once may not fit into memory.
         """
-        for members in states_of(self.readings, self.states_per_forward):
-            with torch.inference_mode(False), torch.enable_grad():
-                leaf = self.inputs.embeddings.detach().clone().requires_grad_()
-                replayed = self._replayed(replace(self.inputs, embeddings=leaf), members)
-            pairs = [(row, index) for row, group in enumerate(members) for index in group]
-            for turn, (row, index) in enumerate(pairs, start=1):
-                with torch.inference_mode(False), torch.enable_grad():
-                    score, _ = replayed.score(row, index)
-                    (gradient,) = torch.autograd.grad(score, leaf, retain_graph=turn < len(pairs))
-                yield index, gradient[0, self.positions]
+        for chunk in self._over_states(self._input_gradients):
+            yield from chunk
 
     def image_logits(self, ids: Tensor) -> Tensor:
         """What the model would say at the image tokens: the logit lens on its last hidden states.
@@ -160,16 +173,15 @@ class Replays:
             logits = _first(head(rows[None]))[0]
             return logits[:, ids.to(logits.device)].to(self.device).float()
 
-        found = [torch.empty(0)] * len(self.readings)
+        def read(members: Sequence[Sequence[int]]) -> dict[int, Tensor]:
+            (hidden,) = self._captured({"final_norm": norm}, members)
+            # A vocabulary is large: one state and a few tokens at a time.
+            return _by_reading(
+                [torch.cat([lens(rows) for rows in state.split(256)]) for state in hidden], members
+            )
+
         with torch.no_grad():
-            for members in states_of(self.readings, self.states_per_forward):
-                hidden = self._image_rows(norm, members)
-                # A vocabulary is large: one state and a few tokens at a time.
-                logits = [torch.cat([lens(rows) for rows in state.split(256)]) for state in hidden]
-                for row, group in enumerate(members):
-                    for index in group:
-                        found[index] = logits[row % len(logits)]
-        return torch.stack(found)
+            return torch.stack(self._of_each(read))
 
     def answer_logits(self) -> Tensor:
         """[A, V] float32, what the model says at the A positions of the finished answer, without a graph."""
@@ -181,45 +193,61 @@ class Replays:
 
     # -- helpers ---------------------------------------------------------------------------------------------
 
-    def _replayed(self, prompt: Inputs, members: Sequence[Sequence[int]]) -> ReplayedStates:
-        decider = Decider(self.adapter, prompt, self.trajectory.settings)
-        return ReplayedStates(decider, self.readings, members, self.device)
+    @cached_property
+    def _reader(self) -> StateReader:
+        settings = self.trajectory.settings
+        return StateReader(self.adapter, self.readings, settings, self.states_per_forward)
 
-    def _read(self, prompt: Inputs) -> tuple[Tensor, Tensor]:
+    def _in_place(self, prompt: Inputs) -> Inputs:
+        """A prompt that can stand in place of the run's."""
         if prompt.prompt_length != self.inputs.prompt_length:
             raise ConfigurationError(
                 f"a prompt of {prompt.prompt_length} positions cannot stand in place of one of "
                 f"{self.inputs.prompt_length}: the pictures must have the same sizes, and the prompt must be text"
             )
-        found = torch.zeros(2, len(self.readings))
-        decider = Decider(self.adapter, prompt, self.trajectory.settings)
+        return prompt
 
-        def read(members: Sequence[Sequence[int]]) -> None:
-            replayed = ReplayedStates(decider, self.readings, members, self.device)
-            for row, group in enumerate(members):
-                for index in group:
-                    found[:, index] = torch.stack(replayed.score(row, index)).float().cpu()
+    def _over_states(self, work: Callable[[Sequence[Sequence[int]]], R]) -> Iterator[R]:
+        """What is made of the states, a forward pass after the other; of each, the readings in it are given."""
+        return ChunkSize(self.states_per_forward).over(states_apart(self.readings), work)
 
-        for _ in in_chunks(states_apart(self.readings), self.states_per_forward, read):
-            pass
-        return found[0], found[1]
+    def _of_each(self, work: Callable[[Sequence[Sequence[int]]], Mapping[int, R]]) -> list[R]:
+        """What is made of the readings, in their order, by a function that makes it of those of some states."""
+        found = {index: made for chunk in self._over_states(work) for index, made in chunk.items()}
+        return [found[index] for index in range(len(self.readings))]
 
-    def _image_rows(self, module: torch.nn.Module, members: Sequence[Sequence[int]]) -> Tensor:
-        """[S, N, D], a module's output at the image tokens; S is 1 where the prompt is read once for all states."""
-        _, stop = self.inputs.image_span
-        outputs: list[Tensor] = []
+    def _captured(self, modules: Mapping[str, nn.Module], members: Sequence[Sequence[int]]) -> list[Tensor]:
+        """One [S, N, C] per module, its outputs at the image tokens; S is 1 where states share the prompt's rows."""
+        captures = [Capture(*named, self.inputs, differentiable=False) for named in modules.items()]
+        decider = Decider(self.adapter, self.inputs, self.trajectory.settings)
+        # Nothing requires a gradient, so there is no graph; but in grad mode the picture's pass is told from others.
+        with torch.inference_mode(False), torch.enable_grad():
+            replay_captured(captures, decider, self.readings, members, self.device)
+        # A block that lies on another device leaves its output there.
+        return [capture.output.to(self.device)[:, self.positions] for capture in captures]
 
-        def keep(module: torch.nn.Module, args: Any, output: Any) -> None:
-            rows = _first(output)
-            # Guidance reads the prompt a second time, without the picture.
-            if not outputs and rows.ndim == 3 and rows.shape[1] >= stop:
-                # A block that lies on another device may leave its output there.
-                outputs.append(rows.to(self.device)[:, self.positions])
+    def _input_gradients(self, members: Sequence[Sequence[int]]) -> list[tuple[int, Tensor]]:
+        """Those of the readings of some states."""
+        found = []
+        with (
+            checkpointed(self.adapter, ()) if self.checkpointing else nullcontext(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            leaf = self.inputs.embeddings.detach().clone().requires_grad_()
+            decider = Decider(self.adapter, replace(self.inputs, embeddings=leaf), self.trajectory.settings)
+            with offloaded(self.adapter.model, self.offload):
+                replayed = ReplayedStates(decider, self.readings, members, self.device)
+            for turn, (row, index) in enumerate(replayed.pairs, start=1):
+                score = replayed.score(row, index)
+                (gradient,) = torch.autograd.grad(score, leaf, retain_graph=turn < len(replayed.pairs))
+                found.append((index, gradient[0, self.positions]))
+        return found
 
-        with ExitStack() as stack:
-            stack.callback(module.register_forward_hook(keep).remove)
-            self._replayed(self.inputs, members)
-        return outputs[0]
+
+def _by_reading(rows: Sequence[R], members: Sequence[Sequence[int]]) -> dict[int, R]:
+    """What was made of states, for each of the readings in them; a single row is that of all states."""
+    return {index: rows[row % len(rows)] for row, group in enumerate(members) for index in group}
 
 
 def _first(output: Any) -> Tensor:

@@ -14,7 +14,7 @@ from dcam_core.conformance.check import Check, expect
 from dcam_core.conformance.untouched import ModelState
 from dcam_core.probing.gradient_targets import GradientTarget
 from dcam_core.probing.picture_grid import picture_grids
-from dcam_core.probing.probe import Reading
+from dcam_core.probing.replayed import Reading
 from dcam_core.probing.replays import Replays
 from dcam_core.probing.untouched import untouched
 from dcam_core.testing import _calls

@@ -51,10 +51,19 @@ class TimeBudget:
 
     @contextmanager
     def spending(self) -> Iterator[None]:
-        """Count what the body takes, also if it raises."""
+        """Count what the body takes, which explains, also if it raises."""
+        before = self.spent
+        try:
+            with self.counting():
+                yield
+        finally:
+            self._last = self.spent - before
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what the body takes, which may find that there is nothing to explain."""
         began = time.monotonic()
         try:
             yield
         finally:
-            self._last = time.monotonic() - began
-            self.spent += self._last
+            self.spent += time.monotonic() - began

@@ -54,16 +54,21 @@ class ContactSheet:
         return tuple(sorted(self._frames))
 
     def add(self, step: int, sample: ShownSample) -> None:
-        """Keep the maps of a moment; a second one of the same step replaces the first."""
+        """Keep the maps of a moment; a second one of the same step replaces the first.
+
+        If the picture is another one than before, the sheet begins anew.
+        """
         width, height = sample.picture.size
         shrink = _TILE / max(width, height)
         size = max(1, round(width * shrink)), max(1, round(height * shrink))
         picture = display_picture(sample.picture, size)
-        self._picture = _pixels(picture)
+        pixels = _pixels(picture)
+        if self._picture is None or not torch.equal(pixels, self._picture):
+            self._picture, self._frames = pixels, {}
         self._frames[step] = {
             word.label: _pixels(blend(picture, stretch_map(word.map, size))) for word in sample.words
         }
-        if len(self._frames) > self.max_frames:
+        while len(self._frames) > self.max_frames:  # more than one, if a checkpoint was written with more
             steps = self.steps
             triples = zip(steps, steps[1:], steps[2:], strict=False)
             _, closest = min((after - before, at) for before, at, after in triples)

@@ -85,8 +85,13 @@ def _take_picture(logger: Logger, name: str, picture: Image, step: int) -> bool:
         return True
     if callable(log := getattr(experiment, "log_image", None)):
         if "run_id" in inspect.signature(log).parameters:
-            log(getattr(logger, "run_id", None), picture, key=name, step=step)
+            log(getattr(logger, "run_id", None), picture, key=_ascii(name), step=step)
         else:
             log(picture, name=name, step=step)
         return True
     return False
+
+
+def _ascii(name: str) -> str:
+    """A tag without letters that MLflow refuses: "dcam/train/a/苹果" -> "dcam/train/a/u82f9u679c"."""
+    return "".join(letter if letter.isascii() else f"u{ord(letter):04x}" for letter in name)

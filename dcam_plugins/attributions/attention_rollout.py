@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dcam_core.attribution import ModelAttribution
 from dcam_core.denoising.decision import Decider
 from dcam_core.errors import ConfigurationError
-from dcam_core.probing.probe import ReplayedStates, states_of
+from dcam_core.probing.replayed import ReplayedStates, states_apart
 
 if TYPE_CHECKING:
     from dcam_core.probing.replays import Replays
@@ -56,8 +56,8 @@ class AttentionRollout(ModelAttribution):
         length = replays.inputs.prompt_length + len(replays.trajectory.final)
         settings = replace(replays.trajectory.settings, cache=None, guidance_scale=0.0)
         evidence = torch.zeros(len(replays.readings), len(replays.positions))
-        for (group,) in states_of(replays.readings, 1):
-            attention = _Attention(length)
+        for group in states_apart(replays.readings):
+            attention = _Attention(length, replays.offload)
             decider = Decider(adapter, replays.inputs, settings)
             with torch.no_grad(), attention.watching():
                 ReplayedStates(decider, replays.readings, [group], replays.device)
@@ -71,7 +71,7 @@ class AttentionRollout(ModelAttribution):
                 flow = torch.zeros(length, device=replays.device)
                 flow[[start + position for position in replays.readings[index].positions]] = 1
                 for weights in reversed(blocks):
-                    flow = self.identity * flow + (1 - self.identity) * (flow @ weights)
+                    flow = self.identity * flow + (1 - self.identity) * (flow @ weights.to(flow.device))
                 evidence[index] = flow[replays.positions].cpu()
         return evidence
 
@@ -83,12 +83,13 @@ class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         length: number of positions.
+        keep: where the weights of all blocks are kept, [length, length] each; None: where they were computed.
     """
 
-    def __init__(self, length: int) -> None:
+    def __init__(self, length: int, keep: torch.device | None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.weights: list[Tensor] = []
-        self._shape = (length, length)
+        self._shape, self._keep = (length, length), keep
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -110,5 +111,6 @@ class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if func in _SOFTMAX and output.shape[-2:] == self._shape:
-            self.weights.append(output.float().flatten(0, -3).mean(dim=0))
+            mean = output.flatten(0, -3).mean(dim=0, dtype=torch.float32)
+            self.weights.append(mean if self._keep is None else mean.to(self._keep))
         return output

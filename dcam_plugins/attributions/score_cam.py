@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dcam_core.attribution import ModelAttribution
 from dcam_core.errors import ConfigurationError
-from dcam_core.probing.probe import states_of
+from dcam_core.probing.replayed import states_apart
 from dcam_plugins._numerics import at_least_float32
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ class ScoreCAM(ModelAttribution):
     def forward(self, replays: Replays) -> Tensor:
         """Attribute; see `ModelAttribution.forward`."""
         evidence = torch.zeros(len(replays.readings), len(replays.positions))
-        for (group,) in states_of(replays.readings, 1):
+        for group in states_apart(replays.readings):
             own = replace(replays, readings=[replays.readings[index] for index in group])
             # Readings of one state share its activations: one of them is enough to get these.
             first = replace(own, readings=own.readings[:1])
-            layers = [at_least_float32(probed.activations[0]) for probed in first.probe()]
+            layers = [at_least_float32(activations[0]) for activations in first.activations()]
             masks = self._masks(torch.cat(layers, dim=-1))
             scores = torch.stack(list(own.scores(_faded(own, masks))), dim=1)
             evidence[group] = einsum(scores.softmax(dim=1), masks.cpu().float(), "r k, k n -> r n")

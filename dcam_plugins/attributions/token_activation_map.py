@@ -12,7 +12,7 @@ from dcam_core.errors import ConfigurationError
 from dcam_plugins._numerics import least_squares_scale
 
 if TYPE_CHECKING:
-    from dcam_core.probing.probe import Reading
+    from dcam_core.probing.replayed import Reading
     from dcam_core.probing.replays import Replays
 
 __all__ = ["TokenActivationMap", "estimated_causal_inference"]

@@ -1,88 +1,26 @@
 """`dcam evaluate` by two processes on the CPU: the table of one, also when a process is killed and others go on."""
 
-import contextlib
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
+from support.processes import (
+    TOY,
+    break_a_picture,
+    counted,
+    evaluated_by_one,
+    lines,
+    results,
+    run,
+    start,
+    wait_for,
+)
 
-from dcam_core.evaluation import evaluate
-from dcam_core.plugins import PluginManager
-from dcam_core.testing.toy import toy_adapter
-
-TESTS = Path(__file__).parents[1]
-PLUGINS = ("dcam_plugins.plugin", "dcam_core.testing.plugin", "support.toy_things")
 SHIPPED = ("dcam_plugins.plugin", "dcam_adapters.llada_v.plugin", "dcam_adapters.embedded.plugin")
-TOY = ["--model", "toy", "--dataset", "toy-things:.", "--methods", "grad-cam"]
-SCENES = ["--model", "tiny-llada-v", "--dataset", "scenes", "--split", "test", "--limit", "5"]
+SCENES = ["evaluate", "--model", "tiny-llada-v", "--dataset", "scenes", "--split", "test", "--limit", "5"]
 SCENES += ["--methods", "grad-cam", "--metrics", "pointing-game,obj-iou", "--no-baselines"]
-
-
-def start(root, *arguments, plugins=PLUGINS, by=("-m", "dcam_core")):
-    environment = {
-        **{key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "DCAM_"))},
-        "DCAM_DISABLE_PLUGIN_AUTOLOAD": "1",
-        "DCAM_PLUGINS": ",".join(plugins),
-        "PYTHONPATH": str(TESTS),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = [sys.executable, *by, "evaluate", *arguments]
-    return subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-
-
-def run(root, *arguments, seconds=500, **more):
-    process = start(root, *arguments, **more)
-    out, err = process.communicate(timeout=seconds)
-    assert process.returncode == 0, err
-    return out, err
-
-
-def lines(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def results(folder):
-    """Everything but times, and where lines end that hold them; numbers to 6 digits behind the point."""
-    found = [
-        *lines(folder / "words.jsonl"),
-        *lines(folder / "samples.jsonl"),
-        *lines(folder / "skipped.jsonl"),
-    ]
-    found.append(json.loads((folder / "summary.json").read_text()))
-    for each in found:
-        each.pop("seconds", None)
-        each.pop("words_end", None)
-    return rounded(found)
-
-
-def rounded(data):
-    if isinstance(data, float):
-        return round(data, 6) + 0.0
-    if isinstance(data, dict):
-        return {key: rounded(value) for key, value in data.items()}
-    return [rounded(value) for value in data] if isinstance(data, list) else data
-
-
-def wait_for(done, process, seconds=400):
-    end = time.monotonic() + seconds
-    while not done():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.05)
-
-
-def counted(folder):
-    """Samples that each ledger of a process holds."""
-    ledgers = {path.parent.name: path for path in folder.glob("ranks/*/samples.jsonl")}
-    return {rank: path.read_bytes().count(b"\n") for rank, path in ledgers.items()}
 
 
 def children(process):
@@ -92,23 +30,12 @@ def children(process):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A folder that one process has written; one of its pictures cannot be read."""
-    root = tmp_path_factory.mktemp("whole")
-    (root / "picture-1.png").write_bytes(b"no picture")
-    with contextlib.chdir(root):  # the reason names the picture as the dataset does
-        evaluate(
-            toy_adapter(),
-            "toy-things",
-            ["grad-cam"],
-            "out",
-            dataset_parameters={"root": "."},
-            manager=PluginManager(autoload=False, extra=PLUGINS),
-        )
-    return root / "out"
+    return evaluated_by_one(tmp_path_factory.mktemp("whole"))
 
 
 @pytest.fixture
 def root(tmp_path):
-    (tmp_path / "picture-1.png").write_bytes(b"no picture")
+    break_a_picture(tmp_path)
     return tmp_path
 
 
@@ -151,7 +78,7 @@ def test_under_torchrun(whole, root):
     assert results(root / "out") == results(whole)
     assert out.count("Mean over words") == 1
     process = start(root, *TOY, "--out", "again", "--devices", "3", by=torchrun)
-    assert "world size (2)" in process.communicate(timeout=300)[1]
+    assert "torchrun has started 2" in process.communicate(timeout=300)[1]
 
 
 @pytest.mark.slow

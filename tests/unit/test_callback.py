@@ -11,7 +11,6 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from peft import LoraConfig, inject_adapter_in_model
 from support.toy_training import ToyTraining, batches, fit, scene, trainer
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.utils.checkpoint import checkpoint
 
@@ -104,6 +103,28 @@ def test_it_goes_with_mixed_precision_lora_and_checkpointing(tmp_path, change):
     assert len(callback.history) == 3
 
 
+@pytest.mark.slow
+def test_what_is_compiled_is_neither_compiled_again_nor_trained_otherwise(tmp_path):
+    counters = pytest.importorskip("torch._dynamo.utils").counters
+    torch._dynamo.reset()
+    counters.clear()
+
+    def run(*callbacks):
+        module = ToyTraining()
+        for block in module.model.blocks:
+            block.compile(backend="aot_eager")
+        return fit(tmp_path, *callbacks, module=module, max_steps=4)
+
+    callback, uncompiled = (DiffusionCAM([scene()], every_n_train_steps=2, **SMALL) for _ in range(2))
+    plain = state_of(run())
+    graphs = dict(counters["stats"])
+    assert graphs["unique_graphs"] == 1  # for all blocks, which are called at one length
+    assert_same(state_of(run(callback)), plain)
+    assert dict(counters["stats"]) == graphs
+    fit(tmp_path, uncompiled, max_steps=1)
+    assert callback.history[0] == uncompiled.history[0]
+
+
 def interrupted(module):
     with undisturbed(module):
         numbers_drawn()
@@ -135,15 +156,6 @@ def test_everything_is_left_as_it_was_found_also_by_an_error():
     assert not any(part._forward_hooks for part in module.modules())
 
 
-@pytest.fixture
-def mesh():
-    """A mesh of one process."""
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    torch.distributed.destroy_process_group()
-
-
 def test_weights_that_were_gathered_meanwhile_are_trained_afterwards(mesh):
     module = fully_shard(torch.nn.Linear(2, 1), mesh=mesh)
     sharded = module.weight
@@ -173,7 +185,7 @@ def test_validating_and_testing_give_the_maps_of_the_engine_in_inference_mode(tm
     assert [moment["stage"] for moment in callback.history] == [verb]
     explainer = Explainer(toy_adapter(), probe_layer=0)
     wanted = explainer.explain(toy_picture(), "the red circle", "all", answer="a red circle", baselines=[])
-    shown = callback._made_for(module).show(scene())
+    shown = callback._attach(module).show(scene())
     assert [word.label for word in shown.words] == ["a", "red", "circle"]
     assert torch.equal(torch.stack([word.map for word in shown.words]), wanted.maps)
 

@@ -2,13 +2,14 @@
 
 import csv
 import io
+from pathlib import Path
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import Logger
 from PIL import Image
 from support.toy_training import ToyTraining, batches, fit, scene, trainer
@@ -39,7 +40,7 @@ def test_tensorboard_holds_the_pictures_and_the_numbers(tmp_path):
     first, *_, last = (Image.open(io.BytesIO(event.encoded_image_string)) for event in events.Images(SHEET))
     assert last.width == first.width + 2 * 138  # two more moments: a tile and a gap each
     assert np.array_equal(
-        np.asarray(last), np.asarray(callback._sheets["train", "scene"].draw("scene: a red circle"))
+        np.asarray(last), np.asarray(callback._album.sheets["train", "scene"].draw("scene: a red circle"))
     )
     names = set(events.Tags()["scalars"])
     measured = {"visual-reliance", "probability", "deletion-auc", "insertion-auc", "pointing-game", "seconds"}
@@ -60,6 +61,68 @@ def test_where_no_logger_takes_pictures_they_become_files(tmp_path, logger):
     with table.open() as lines:
         steps = [row["step"] for row in csv.DictReader(lines) if row["dcam/train/probability"]]
     assert steps == ["0", "2"]
+
+
+@pytest.fixture
+def alone(tmp_path, monkeypatch):
+    """A folder of its own for what loggers write, who ask nothing of any network."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("WANDB_SILENT", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        monkeypatch.setenv(name, "true")
+    return tmp_path
+
+
+def check_pictures(callback, overlays, sheets):
+    """Of three moments each, and the last contact sheet is the one that the callback has."""
+    assert len(overlays) == len(sheets) == 3
+    assert all(Image.open(path).mode == "RGB" for path in overlays)
+    drawn = callback._album.sheets["train", "scene"].draw("scene: a red circle")
+    assert np.array_equal(np.asarray(Image.open(sheets[-1])), np.asarray(drawn))
+
+
+def test_wandb_holds_the_pictures_and_the_numbers(alone):
+    wandb = pytest.importorskip("wandb")
+    logger = WandbLogger(save_dir=alone, project="dcam", offline=True)
+    callback = DiffusionCAM([scene()], every_n_train_steps=2, **SMALL)
+    fit(alone, callback, max_steps=4, logger=logger)
+    run = logger.experiment
+    probability = callback.history[-1]["scores"]["probability"]
+    assert run.summary["dcam/train/probability"] == pytest.approx(probability)
+    assert run.summary["trainer/global_step"] == 4
+    media = Path(run.dir)
+    assert (media / run.summary[SHEET]["filenames"][0]).is_file()  # the tag shows the last one
+    wandb.finish()
+
+    def kept(tag):
+        files = (media / "media/images" / tag).parent.glob(f"{Path(tag).name}_*.png")
+        return sorted(files, key=lambda path: int(path.stem.split("_")[-2]))
+
+    check_pictures(callback, kept(OVERLAY), kept(SHEET))
+
+
+def test_mlflow_holds_the_pictures_and_the_numbers(alone):
+    pytest.importorskip("mlflow")
+    logger = MLFlowLogger(
+        "dcam", tracking_uri=f"sqlite:///{alone}/mlflow.db", artifact_location=str(alone / "kept")
+    )
+    callback = DiffusionCAM([scene()], every_n_train_steps=2, **SMALL)
+    fit(alone, callback, max_steps=4, logger=logger)
+    client, run = logger.experiment, logger.run_id
+    history = client.get_metric_history(run, "dcam/train/probability")
+    assert [(item.step, item.value) for item in history] == [
+        (moment["step"], pytest.approx(moment["scores"]["probability"])) for moment in callback.history
+    ]
+    images = [item.path for item in client.list_artifacts(run, "images") if item.path.endswith(".png")]
+
+    def kept(tag):
+        named = [path for path in images if path.startswith(f"images/{tag.replace('/', '~')}+step+")]
+        named.sort(key=lambda path: int(path.split("+")[2]))
+        return [client.download_artifacts(run, path) for path in named]
+
+    check_pictures(callback, kept(OVERLAY), kept(SHEET))
+    Notebook(trainer(alone, logger=logger)).picture("dcam/train/scène/苹果", toy_picture(), 6)
+    names = [item.path for item in client.list_artifacts(run, "images")]
+    assert any("~scu00e8ne~u82f9u679c+step+6+" in name for name in names)
 
 
 class Plain(Logger):
@@ -138,7 +201,7 @@ def test_a_resumed_run_goes_on_with_its_contact_sheet(tmp_path):
     assert torch.load(path, weights_only=True)["callbacks"][resumed.state_key]["history"][-1]["step"] == 4
     trainer(tmp_path, resumed, max_steps=6).fit(ToyTraining(), batches(), ckpt_path=path, weights_only=True)
     assert [moment["step"] for moment in resumed.history] == [0, 2, 4, 6]
-    assert resumed._sheets["train", "scene"].steps == (0, 2, 4, 6)
+    assert resumed._album.sheets["train", "scene"].steps == (0, 2, 4, 6)
 
 
 # -- contact sheets and scores -------------------------------------------------------------------------------

@@ -190,6 +190,20 @@ def test_explain_one_target_by_seed_and_sampler_setting(toy, dcam):
     assert (len(facts["targets"]), facts["seed"], facts["settings"]["sampler"]["steps"]) == (1, 3, 4)
 
 
+def test_what_replays_take_of_memory_does_not_change_the_maps(toy, dcam):
+    picture = toy / "checkpoint/demo.png"
+    frugal = ("--states-per-forward", "1", "--targets-per-backward", "2", "--checkpointing", "--offload")
+    found = []
+    for out, more in (("plain", ()), ("frugal", frugal), ("fitting", ("--states-per-forward", "auto"))):
+        code, _, err = dcam(*explain(picture, "-t", "all", "--out", out, *more))
+        assert code == 0, err
+        found.append(dcam_core.load_explanation(out).pictures[0].maps)
+    assert all((maps - found[0]).abs().max() <= 1e-5 for maps in found)
+    code, _, err = dcam(*explain(picture, "--states-per-forward", "few"))
+    assert code == 2
+    assert_one_line_error(err, "'few' is neither a number of at least 1 nor 'auto'")
+
+
 def test_words_that_do_not_depend_on_the_picture_get_a_number_and_no_map(toy, dcam):
     """The toy is not trained: none of its words does."""
     code, _, err = dcam(*explain(toy / "checkpoint/demo.png", "--out", "none"))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.distributed.fsdp import fully_shard
 
 from dcam_core import Explainer
 from dcam_core.errors import ConfigurationError, TargetError
@@ -120,6 +121,14 @@ def test_what_has_no_gradient_is_refused():
         maps_of(Explainer(adapter, "grad-cam", overrides=["attribution.name=occlusion"], probe_layer=0))
     adapter.model.requires_grad_(False)
     with pytest.raises(ConfigurationError, match="no parameter of the model requires a gradient"):
+        maps_of(Explainer(adapter, "grad-cam", probe_layer=0))
+
+
+def test_a_sharded_model_is_refused(mesh):
+    """Two processes get wrong gradients, none, or a segmentation fault."""
+    adapter = toy_adapter()
+    fully_shard(adapter.model.blocks[1], mesh=mesh)
+    with pytest.raises(ConfigurationError, match="FSDP has sharded the model"):
         maps_of(Explainer(adapter, "grad-cam", probe_layer=0))
 
 

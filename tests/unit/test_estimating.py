@@ -8,7 +8,10 @@ import pytest
 import torch
 from benchmarks.allocated import peak_allocated
 from click.testing import CliRunner
+from support.diffusion_gemma import picture, write_checkpoint
 from torch import nn
+from torch._subclasses.fake_tensor import DynamicOutputShapeException
+from torch.nn import functional
 
 from dcam_adapters.llada_v.adapter import LLaDAVAdapter
 from dcam_adapters.llada_v.config import LLaDAVConfig
@@ -82,6 +85,46 @@ def test_replays_alone_are_estimated_too():
     assert explaining == pytest.approx(found + held, rel=0.1)
     assert explaining == pytest.approx(estimate.graph + estimate.gradients, rel=0.2)
     assert 0 < estimate.per_state < explaining / 2
+
+
+def test_a_mixture_of_experts_that_reads_masked_patches_is_estimated_too(tmp_path):
+    folder = write_checkpoint(tmp_path)
+    loaded, outline = load_model(folder), outline_model(folder)
+    assert all(parameter.is_meta for parameter in outline.model.parameters())
+    forms = [
+        {n: (p.shape, p.dtype) for n, p in adapter.model.named_parameters()} for adapter in (outline, loaded)
+    ]
+    assert forms[0] == forms[1]
+    assert weight_bytes(outline) == weight_bytes(loaded)
+    assert outline.default_sampler == loaded.default_sampler
+    options = {"method": "grad-cam", "overrides": ["mask_step=commit", "probe_layer=0"], "prompt": "describe"}
+    estimate = estimate_memory(outline, SIZE, 3, **options)
+    assert not estimate.left_out
+    explainer = Explainer(loaded, "grad-cam", overrides=options["overrides"])
+    shown = picture(SIZE)
+    found = peak_allocated(lambda: explainer.explain(shown, "describe", targets=range(3)))
+    assert estimate.activations == pytest.approx(found, rel=0.2)
+    half = outline_model(folder, dtype="bfloat16")
+    assert 2 * sum(p.nbytes for p in half.model.parameters()) == sum(
+        t.nbytes for t in loaded.model.parameters()
+    )
+
+
+def test_real_masks_select_from_fakes():
+    adapter = toy_adapter()
+    mask = torch.tensor([[True, False, True], [False, False, True]])
+    with fake_weights(adapter) as fakes:
+        given = fakes.like(torch.zeros(2, 3, 5))
+        assert given[mask].shape == (3, 5)
+        assert given.mT[:, :, mask[0]].shape == (2, 5, 2)
+        given[mask] = torch.ones(3, 5)
+        with pytest.raises(DynamicOutputShapeException):
+            given[given > 0]
+        groups = torch.tensor([1, 3], dtype=torch.int32)
+        rows, weights = fakes.like(torch.zeros(3, 8)), fakes.like(torch.zeros(2, 8, 4))
+        product = functional.grouped_mm(rows, weights, offs=groups)
+        assert (product.shape, product.dtype) == ((3, 4), torch.float32)
+        assert functional.grouped_mm(rows.mT, product, offs=groups).shape == (2, 8, 4)
 
 
 @pytest.mark.parametrize("name", ["tiny-llada-v", "tiny-lavida", "tiny-mmada"])

@@ -7,15 +7,20 @@ import logging
 
 import pytest
 import torch
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
-from dcam_core import Explainer
+from dcam_core import Explainer, default_manager
+from dcam_core.conformance.untouched import ModelState
 from dcam_core.errors import ConfigurationError
 from dcam_core.estimating import PeakTensorMemory, chunks
 from dcam_core.estimating.chunks import STATES_PER_FORWARD, free_memory, states_that_fit
 from dcam_core.estimating.fakes import fake_weights
 from dcam_core.estimating.probing import FirstStates
-from dcam_core.probing.fitting import first_that_fits, in_chunks, is_out_of_memory
-from dcam_core.testing.toy import ToyModel, toy_adapter, toy_picture
+from dcam_core.probing.attributing import attribute
+from dcam_core.probing.fitting import ChunkSize, is_out_of_memory
+from dcam_core.probing.untouched import untouched
+from dcam_core.testing.model_attributions import toy_replays
+from dcam_core.testing.toy import ToyAdapter, ToyModel, toy_adapter, toy_picture
 
 EVERY = [f"@{position}" for position in range(5)]
 
@@ -48,7 +53,7 @@ def replays_of(adapter):
 # -- halving -------------------------------------------------------------------------------------------------
 
 
-def test_a_chunk_that_does_not_fit_is_halved_for_the_rest(caplog):
+def test_a_chunk_that_does_not_fit_is_halved_for_good(caplog):
     asked = []
 
     def work(chunk):
@@ -57,13 +62,21 @@ def test_a_chunk_that_does_not_fit_is_halved_for_the_rest(caplog):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return sum(chunk)
 
+    chunks = ChunkSize(8)
     with caplog.at_level(logging.WARNING, logger="dcam.probing"):
-        found = list(in_chunks(range(10), 8, work))
-    assert (sum(found), asked) == (45, [8, 4, 2, 2, 2, 2, 2])
+        found = list(chunks.over(range(10), work))
+        assert (sum(found), asked) == (45, [8, 4, 2, 2, 2, 2, 2])
+        assert list(chunks.over(range(3), work)) == [1, 2]
     assert [record.message for record in caplog.records] == [
         "out of memory with 8 states of a forward pass: going on with 4",
         "out of memory with 4 states of a forward pass: going on with 2",
     ]
+
+
+def test_the_last_chunk_halves_nothing():
+    chunks = ChunkSize(4)
+    assert list(chunks.over("abcde", len)) == [4, 1]
+    assert chunks.size == 4
 
 
 @pytest.mark.parametrize(("size", "error"), [(1, torch.OutOfMemoryError("all")), (4, RuntimeError("shapes"))])
@@ -75,7 +88,7 @@ def test_what_cannot_be_mended_is_raised_at_once(size, error):
         raise error
 
     with pytest.raises(type(error), match=str(error)):
-        first_that_fits(size, work, "things")
+        ChunkSize(size, "things").fitting(work)
     assert tried == [size]
 
 
@@ -117,6 +130,59 @@ def test_out_of_memory_changes_no_map_and_leaves_the_model_as_it_was(monkeypatch
     asked.clear()
     torch.testing.assert_close(raw_maps(explained(adapter)), expected, atol=1e-5, rtol=1e-5)
     assert max(asked[1:]) == 2
+
+
+class SmallDevice(ToyAdapter):
+    """Has room for so many states, and after so many forward passes for none."""
+
+    room, last = 1, 10**6
+
+    def replay(self, inputs, states, positions, prefix=None):
+        logits = super().replay(inputs, states, positions, prefix)
+        self.last -= 1
+        if len(states) > self.room or self.last < 0:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return logits
+
+
+@pytest.mark.parametrize("cache", [None, "prefix"])
+@pytest.mark.parametrize("name", default_manager().registries.attributions.names)
+def test_no_attribution_needs_room_for_two_states(name, cache):
+    attribution = default_manager().registries.attributions.entry(name).load()()
+    replays = toy_replays(cache=cache)
+    found = []
+    for shown in (
+        dataclasses.replace(replays, states_per_forward=1),
+        dataclasses.replace(replays, adapter=SmallDevice(), states_per_forward=3),
+    ):
+        with torch.inference_mode(False), untouched(shown.adapter.model):
+            parts = [evidence for _, evidence in attribute([(name, attribution)], shown)]
+        found.append({index: row for part in parts for index, row in rows_of(part)})
+    assert found[0].keys() == found[1].keys() == set(range(5))
+    assert all(torch.equal(found[1][index], row) for index, row in found[0].items())
+
+
+def rows_of(evidence):
+    return zip(evidence.readings, evidence.values, strict=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"checkpointing": True, "offload": torch.device("cpu:0")}])
+@pytest.mark.parametrize("passes", [0, 1])
+@pytest.mark.parametrize("name", ["attention-rollout", "input-gradient", "occlusion", "score-cam", "tam"])
+def test_nothing_is_left_behind_where_a_single_state_is_too_much(name, passes, options):
+    attribution = default_manager().registries.attributions.entry(name).load()()
+    adapter = SmallDevice()
+    replays = dataclasses.replace(toy_replays(), adapter=adapter, states_per_forward=1, **options)
+    adapter.last = passes
+    before = ModelState.of(adapter.model)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with torch.no_grad(), untouched(adapter.model), pytest.raises(torch.OutOfMemoryError):
+        attribution(replays)
+    before.expect_unchanged(adapter.model, "after running out of memory")
+    assert torch.is_grad_enabled()
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert len(_get_current_dispatch_mode_stack()) == 0
+    assert not any("forward" in vars(block) for block in adapter.blocks)
 
 
 # -- by the free memory --------------------------------------------------------------------------------------

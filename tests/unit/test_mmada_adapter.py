@@ -17,7 +17,8 @@ from dcam_core.denoising import SamplerSettings, decision_logits
 from dcam_core.errors import CheckpointError, ConfigurationError, PictureError, UsageError
 from dcam_core.inputs import Prefix
 from dcam_core.probing.gradient_targets import GradientTarget
-from dcam_core.probing.probe import Reading, probe
+from dcam_core.probing.probe import probe
+from dcam_core.probing.replayed import Reading
 from dcam_core.probing.untouched import untouched
 
 

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from dcam_core import Explainer, ModelAttribution
 from dcam_core.errors import ConfigurationError, PluginError
 from dcam_core.plugins import PluginManager
-from dcam_core.probing.probe import states_of
+from dcam_core.probing.replayed import states_apart
 from dcam_core.probing.targets import read_answer, select_targets
 from dcam_core.probing.untouched import untouched
 from dcam_core.testing.model_attributions import toy_replays
@@ -232,9 +232,9 @@ def test_the_logit_lens_reads_models_whose_top_lies_on_another_device(monkeypatc
     hooks = pytest.importorskip("accelerate.hooks")
     shown = toy_replays()
     adapter, elsewhere, mode = toy_adapter(), torch.device("meta"), FakeTensorMode(allow_non_fake_inputs=True)
-    groups = list(states_of(shown.readings, 8))
+    groups = states_apart(shown.readings)
     monkeypatch.setattr(
-        "dcam_core.probing.replays.states_of", lambda *_: groups
+        "dcam_core.probing.replays.states_apart", lambda *_: groups
     )  # it looks at values: none here
     with torch.no_grad(), mode:
         for path, module in adapter.model.named_modules():

@@ -15,7 +15,8 @@ from dcam_core.errors import ConfigurationError, StructuralValidityError, Target
 from dcam_core.explainer import Explainer
 from dcam_core.probing.gradient_targets import GradientTarget
 from dcam_core.probing.mask_steps import MASK_STEPS, ProbeState
-from dcam_core.probing.probe import Reading, probe
+from dcam_core.probing.probe import probe
+from dcam_core.probing.replayed import Reading
 from dcam_core.probing.targets import Target
 from dcam_core.results.record import BLANK, step_texts
 from dcam_core.testing.toy import ToyAdapter, toy_picture

@@ -12,7 +12,8 @@ from PIL import Image
 from dcam_core.denoising import SamplerSettings, denoise
 from dcam_core.errors import ReplayError, StructuralValidityError
 from dcam_core.probing.gradient_targets import GradientTarget
-from dcam_core.probing.probe import Reading, probe, probe_layers
+from dcam_core.probing.probe import probe, probe_layers
+from dcam_core.probing.replayed import Reading
 from dcam_core.probing.untouched import untouched
 from dcam_core.testing.toy import ToyAdapter
 
