@@ -16,7 +16,15 @@ from dcam_core.dataset import SampleObject
 from dcam_core.errors import UsageError
 from dcam_core.word_classes import WordClass, bare_word, word_class
 
-__all__ = ["LastMatchMatcher", "Match", "NameMatcher", "WordMatcher", "noun_lemma", "target_mask"]
+__all__ = [
+    "FIXED_COMPOUNDS",
+    "LastMatchMatcher",
+    "Match",
+    "NameMatcher",
+    "WordMatcher",
+    "noun_lemma",
+    "target_mask",
+]
 
 _IRREGULAR = MappingProxyType(
     {
@@ -36,10 +44,13 @@ _IRREGULAR = MappingProxyType(
 
 _PLURALS_WITHOUT_S = frozenset("children feet teeth geese mice lice oxen".split())
 
-_NOT_A_KIND_OF_THEIR_HEAD = frozenset(
+FIXED_COMPOUNDS = frozenset(
+    # What their last word says, they are not.
     {"hot dog", "prairie dog", "teddy bear", "sea horse", "sea lion", "guinea pig", "toy car", "toy train"}
+    # What their last word says is mostly something else: a lamp, a signboard, any green.
+    | {"traffic light", "stop sign", "potted plant"}
 )
-"""Names whose last word is not what the thing is: a hot dog is no dog."""
+"""Names, in the singular, that their last word alone does not mean: no dog is a hot dog, few signs are stop signs."""
 
 _Pieces: TypeAlias = tuple[str, ...]
 
@@ -53,12 +64,15 @@ class Match:
         rule: how it was recognised: "name", "head" or "part".
         words: indices of the words that name it together: both words of "traffic light".
         objects: indices of the objects of the picture that are called so; none if the picture is known to show none.
+        head: index of the word that says what it is: "man" of "man in a red shirt", otherwise the last, "circle" of
+            "red circle".
     """
 
     names: tuple[str, ...]
     rule: str
     words: tuple[int, ...]
     objects: tuple[int, ...]
+    head: int
 
 
 def target_mask(match: Match, objects: Sequence[SampleObject]) -> Tensor | None:
@@ -150,11 +164,22 @@ class _Names:
             self._singular.setdefault(_lemmas(pieces), []).append(name)
         self.longest = max((len(pieces) for pieces in self._written), default=0)
         self.compounds = [(name, _lemmas(pieces)) for name in firsts if len(pieces := _pieces(name)) > 1]
+        self.by_last_word = {names[0] for names in groups if _means_its_last_word(names)}
 
     def find(self, pieces: _Pieces) -> str | None:
         """The name that is written so, or has the same singular."""
         found = self._written.get(pieces) or self._singular.get(_lemmas(pieces))
         return found[0] if found else None
+
+
+def _means_its_last_word(names: Sequence[str]) -> bool:
+    """Whether the last word of a first name stands for the thing.
+
+    Not if another word of it is known to: a "man in a red shirt" who is also called "man" is no shirt.
+    """
+    first, others = _pieces(names[0]), set(map(_pieces, names[1:]))
+    fixed = " ".join(_lemmas(first)) in FIXED_COMPOUNDS
+    return not fixed and others.isdisjoint((piece,) for piece in first[:-1])
 
 
 _Found: TypeAlias = tuple[tuple[str, ...], range]
@@ -178,7 +203,7 @@ def _by_head(pieces: _Pieces, names: _Names) -> Iterator[_Found]:
     """The last word of a name of several: "racket" is a tennis racket. It means all names that end so."""
     heads: dict[str, list[str]] = {}
     for name, lemmas in names.compounds:
-        if " ".join(lemmas) not in _NOT_A_KIND_OF_THEIR_HEAD:
+        if name in names.by_last_word:
             heads.setdefault(lemmas[-1], []).append(name)
     yield from _single(pieces, heads)
 
@@ -236,6 +261,7 @@ class NameMatcher(WordMatcher):
     def match(self, words: Sequence[str], objects: Sequence[SampleObject]) -> list[Match | None]:
         """See `WordMatcher.match`."""
         names = _Names(self._called(objects))
+        called = [set(map(_pieces, each.words)) for each in objects]
         # A word with hyphens has several pieces; a piece without letters has no place in a name and ends it.
         pieces = [(piece, index) for index, word in enumerate(words) for piece in _pieces(word) or ("",)]
         matches: list[Match | None] = [None] * len(words)
@@ -243,14 +269,15 @@ class NameMatcher(WordMatcher):
             free = tuple("" if matches[index] else piece for piece, index in pieces)
             for found, span in _RULES[rule](free, names):
                 where = tuple(dict.fromkeys(pieces[at][1] for at in span))
-                match = Match(found, rule, where, _called_so(found, objects))
+                # "t-shirt" and "t shirt" are one name, written in two ways.
+                wanted = set(map(_pieces, found))
+                meant = tuple(index for index, own in enumerate(called) if not wanted.isdisjoint(own))
+                alone = set().union(*(called[index] for index in meant))
+                head = next((at for at in reversed(span) if (pieces[at][0],) in alone), span[-1])
+                match = Match(found, rule, where, meant, pieces[head][1])
                 for index in where:
                     matches[index] = matches[index] or match
         return matches
-
-
-def _called_so(names: Sequence[str], objects: Sequence[SampleObject]) -> tuple[int, ...]:
-    return tuple(index for index, each in enumerate(objects) if set(names) & set(each.words))
 
 
 class LastMatchMatcher(WordMatcher):
@@ -270,7 +297,7 @@ class LastMatchMatcher(WordMatcher):
         for index, word in enumerate(words):
             lemma = noun_lemma(bare_word(word).replace("-", ""))
             name = names.get(lemma) if word_class(word) is WordClass.CONTENT else None
-            found = Match((name,), "part", (index,), _first_called(name, objects)) if name else None
+            found = Match((name,), "part", (index,), _first_called(name, objects), index) if name else None
             matches.append(found)
         return matches
 

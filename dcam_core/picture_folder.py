@@ -15,7 +15,7 @@ from PIL import Image
 
 import dcam_core
 from dcam_core.distributed import Processes, SharedWork
-from dcam_core.distributed.one_launch import OneLaunch
+from dcam_core.distributed.one_launch import OneLaunch, is_empty
 from dcam_core.errors import (
     ConfigurationError,
     PictureError,
@@ -189,7 +189,7 @@ class _Pictures(SharedWork):
                     f"{self.out / _RUN} is damaged: {error}; give another folder"
                 ) from error
             refuse_another(self.out, "run over a folder", kept, self.request)
-        elif self.out.is_dir() and any(self.out.iterdir()):
+        elif self.out.is_dir() and not is_empty(self.out):
             raise UsageError(
                 f"output folder {self.out} is not empty and holds no explanations of a folder: give a folder that is "
                 "empty or does not exist"

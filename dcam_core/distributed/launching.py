@@ -22,9 +22,9 @@ _FIRST_SPECIAL_STEP = 0xFFFFFFF0
 def launcher_in_slurm() -> ClusterEnvironment | None:
     """Who has started this process, where SLURM has a part in it; None: as Lightning finds out.
 
-    Lightning goes by the job's name and its number of tasks. So a program that the script of a job calls without srun
-    waits for further processes that never come; and what srun starts in a job called "interactive", as that of `salloc`
-    is, takes each task for a run of its own. The number of the step tells what srun has started.
+    Lightning goes by the name of the job and its number of tasks. So a program that its script calls without srun
+    waits for further processes that never come; and what srun starts in a job called "interactive", as in `salloc`,
+    takes each task for a run of its own. The number of the step tells what srun has started.
 
     Raises:
         RuntimeError: Lightning's, if it cannot tell from the tasks how many there are per node.

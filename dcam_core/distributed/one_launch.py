@@ -8,9 +8,15 @@ from filelock import FileLock, Timeout
 
 from dcam_core.errors import UsageError
 
-__all__ = ["OneLaunch"]
+__all__ = ["LOCK", "OneLaunch", "is_empty"]
 
-_NAME = ".writing"
+LOCK = ".writing"
+"""Name of the file by which a folder is held; one that is left over, of a process that was killed, holds nothing."""
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether a folder holds nothing but, perhaps, a lock."""
+    return all(path.name == LOCK for path in folder.iterdir())
 
 
 class OneLaunch:
@@ -25,7 +31,7 @@ class OneLaunch:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._lock = FileLock(folder / _NAME)
+        self._lock = FileLock(folder / LOCK)
 
     def hold(self) -> None:
         """Take the lock; nothing if it is held already.
@@ -48,5 +54,5 @@ class OneLaunch:
     def release(self) -> None:
         """Give the lock back, and leave no file."""
         if self._lock.is_locked:
-            (self._folder / _NAME).unlink(missing_ok=True)
+            (self._folder / LOCK).unlink(missing_ok=True)
             self._lock.release()

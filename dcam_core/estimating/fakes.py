@@ -107,7 +107,7 @@ class _AsReal(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if function in _SELECTING:
             args = (args[0], _places(args[1]), *args[2:])
-        elif function is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
+        elif function.name() == _GROUPED_PRODUCT and isinstance(args[0], FakeTensor):
             return _grouped_product(*args, **kwargs)
         elif function is torch.ops.aten._to_copy.default and kwargs.get("device") == torch.device("meta"):
             args = (args[0] if isinstance(args[0], FakeTensor) else self._mode.from_tensor(args[0]),)
@@ -120,6 +120,8 @@ _SELECTING = (
     torch.ops.aten.index_put_.default,
     torch.ops.aten._index_put_impl_.default,
 )
+
+_GROUPED_PRODUCT = "aten::_grouped_mm"  # by its name: older versions of torch do not have it
 
 
 def _grouped_product(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,6 +202,7 @@ def evaluate(
             methods=labels,
             metrics={each.label: each.higher_is_better for each in columns},
             first_skipped=skipped[0]["why"] if skipped else None,
+            left_out=(folder.facts or {})["left_out_of_the_dataset"],
             seed=seed,
         )
 
@@ -232,5 +234,5 @@ def _facts(evaluator: SampleEvaluator, samples: ExplanationDataset, count: int) 
         "sampler": evaluator.settings.as_dict(),
         "matching": list(evaluator.matcher.rules) if isinstance(evaluator.matcher, NameMatcher) else None,
         "samples_in_the_dataset": len(samples),
-        "left_out_of_the_dataset": len(samples.left_out),
+        "left_out_of_the_dataset": Counter(each.why for each in samples.left_out),
     }

@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dcam_core.distributed.one_launch import OneLaunch
+from dcam_core.distributed.one_launch import OneLaunch, is_empty
 from dcam_core.errors import SavedExplanationError, UsageError
 from dcam_core.evaluation.ledger import Ledger, LedgerEntry
 from dcam_core.evaluation.pictures import SamplePictures
@@ -68,7 +68,7 @@ class RunFolder:
             raise UsageError(f"output folder {path} is a file: give a folder")
         if (path / _RUN).is_file():
             self._continue()
-        elif path.is_dir() and any(path.iterdir()):
+        elif path.is_dir() and not is_empty(path):
             raise UsageError(
                 f"output folder {path} is not empty and holds no evaluation: give a folder that is empty or does "
                 "not exist"
@@ -104,9 +104,11 @@ class RunFolder:
         self._look_elsewhere()
 
     def _continue(self) -> None:
+        """Take over what was begun; where nothing came of it, as of a setting that was wrong, begin anew."""
         kept = self._read_run()
-        refuse_another(self.path, "evaluation", kept["request"], self._request)
-        self.facts = kept["facts"]
+        if self._own.done or self._ledgers():
+            refuse_another(self.path, "evaluation", kept["request"], self._request)
+            self.facts = kept["facts"]
 
     def close(self) -> None:
         """Let other launches write."""

@@ -56,6 +56,7 @@ class Ledger:
             "unscored": [asdict(word) for word in sample.unscored],
             "reliance": None if sample.reliance is None else [dict(word) for word in sample.reliance],
             "seconds": dict(sample.seconds),
+            "left_out": [{"what": each.what, "why": each.why} for each in sample.left_out],
         }
         self._keep(b"".join(map(_line, sample.rows)), facts)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from dcam_core.explainer import Explainer
 
-__all__ = ["FAITHFULNESS", "MODEL_MEASURES", "ModelMeasure", "model_measure"]
+__all__ = ["FAITHFULNESS", "MODEL_MEASURES", "ModelMeasure", "likeness", "model_measure"]
 
 
 class ModelMeasure(ABC):
@@ -66,8 +66,8 @@ class _OfCurves(ModelMeasure):
 
     def __init__(self, *, baseline: str = "mean-colour", intervals: int = 10) -> None:
         check_baseline(baseline)
-        if intervals < 1:
-            raise ConfigurationError(f"intervals is {intervals}: give at least 1")
+        if not isinstance(intervals, int) or intervals < 1:
+            raise ConfigurationError(f"intervals is {intervals!r}: give a whole number of at least 1")
         self.baseline, self.intervals = baseline, intervals
 
     def score(self, sample: AskedSample, maps: Tensor, explainer: Explainer | None) -> Tensor:
@@ -109,7 +109,9 @@ class RoadScore(ModelMeasure):
 
     def __init__(self, *, percentiles: Sequence[int] = (50, 70, 80, 90)) -> None:
         self.percentiles = tuple(percentiles)
-        if not self.percentiles or not all(0 < each < 100 for each in self.percentiles):
+        if not self.percentiles or not all(
+            isinstance(each, int) and 0 < each < 100 for each in self.percentiles
+        ):
             raise ConfigurationError(
                 f"percentiles are {list(self.percentiles)}: give whole numbers above 0 and below 100"
             )
@@ -154,7 +156,7 @@ class ParameterRandomisation(_OfRawMaps):
         self.seed = seed
 
     def _compare(self, sample: AskedSample, explainer: Explainer) -> Tensor:
-        return spearman(sample.raw_maps(explainer), sample.raw_maps_randomised(self.seed, explainer)).abs()
+        return likeness(sample.raw_maps(explainer), sample.raw_maps_randomised(self.seed, explainer))
 
 
 class LabelRandomisation(_OfRawMaps):
@@ -175,7 +177,7 @@ class LabelRandomisation(_OfRawMaps):
         except TargetError:
             # The answer has no other word to take: nothing can be said of this sample.
             return torch.full((len(sample.targets),), float("nan"), dtype=torch.float64)
-        return spearman(sample.raw_maps(explainer), sample.raw_maps_of(others, explainer)).abs()
+        return likeness(sample.raw_maps(explainer), sample.raw_maps_of(others, explainer))
 
 
 class NoiseStability(_OfRawMaps):
@@ -190,10 +192,10 @@ class NoiseStability(_OfRawMaps):
     higher_is_better = True
 
     def __init__(self, *, std: float = 0.02, repeats: int = 2, seed: int = 0) -> None:
-        if std <= 0 or repeats < 1:
-            raise ConfigurationError(
-                f"std is {std} and repeats is {repeats}: give more than 0, and at least 1"
-            )
+        if not isinstance(std, int | float) or not std > 0:
+            raise ConfigurationError(f"std is {std!r}: give a number above 0")
+        if not isinstance(repeats, int) or repeats < 1:
+            raise ConfigurationError(f"repeats is {repeats!r}: give a whole number of at least 1")
         self.std, self.repeats, self.seed = std, repeats, seed
 
     def _compare(self, sample: AskedSample, explainer: Explainer) -> Tensor:
@@ -203,6 +205,19 @@ class NoiseStability(_OfRawMaps):
             return sample.raw_maps_with(picture, explainer)
 
         return noise_stability(explain, sample.picture, std=self.std, repeats=self.repeats, seed=self.seed)
+
+
+def likeness(maps: Tensor, changed: Tensor) -> Tensor:
+    """[T] float64 in [0, 1], rank correlation without its sign; NaN where there was nothing that could change.
+
+    A map that has become the same everywhere keeps nothing of what it was: 0. To leave it out would leave out the
+    largest change there can be.
+    """
+    found = spearman(maps, changed).abs()
+    was_flat, is_flat = (
+        (each.amax((1, 2)) == each.amin((1, 2))).to(found.device) for each in (maps, changed)
+    )
+    return found.masked_fill(is_flat & ~was_flat, 0.0)
 
 
 MODEL_MEASURES: Mapping[str, type[ModelMeasure]] = {

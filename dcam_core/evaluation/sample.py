@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dcam_core.adapter import Adapter
-from dcam_core.dataset import Sample
+from dcam_core.dataset import LeftOut, Sample
 from dcam_core.denoising.given import given_trajectory
 from dcam_core.denoising.settings import SamplerSettings
 from dcam_core.denoising.trajectory import Trajectory
@@ -55,6 +55,7 @@ class EvaluatedSample:
         seconds: what the answer took, and behind each method's name what its maps take by themselves.
         reliance: see `reliance_lines`; None where it was not measured.
         pictures: what is looked at behind the scores; None where none are kept, or no word was explained.
+        left_out: what the data say of the picture and could not be used.
     """
 
     key: str
@@ -64,6 +65,7 @@ class EvaluatedSample:
     seconds: Mapping[str, float] = field(default_factory=dict)
     reliance: Sequence[Mapping[str, Any]] | None = None
     pictures: SamplePictures | None = None
+    left_out: Sequence[LeftOut] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +175,7 @@ class SampleEvaluator:
             seconds,
             None if reliance is None else reliance_lines(reliance, unscored, named),
             self._pictures(sample, answer, words, maps) if self.keep_pictures and maps else None,
+            sample.left_out,
         )
 
     def _ceiling(self, scorer: SampleScorer, words: Sequence[EvaluatedWord], maps: Tensor) -> list[Scores]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,8 @@ class Summary:
         reliance: how well visual reliance tells words that are seen from words that are not; None where it was not
             measured.
         first_skipped: why the first of the skipped samples was; None if none was.
+        left_out: reason -> number of pictures and annotations of the data that could not be used, such as those with
+            an empty mask; of what shows only when a picture is read, those of evaluated pictures.
         resamples: how often the pictures were drawn.
         level: of the intervals.
         seed: of the draws.
@@ -74,6 +76,7 @@ class Summary:
     seconds: Mapping[str, float]
     reliance: Separation | None = None
     first_skipped: str | None = None
+    left_out: Mapping[str, int] = field(default_factory=dict)
     resamples: int = RESAMPLES
     level: float = LEVEL
     seed: int = 0
@@ -93,6 +96,7 @@ def summarise(
     methods: Sequence[str],
     metrics: Mapping[str, bool],
     first_skipped: str | None = None,
+    left_out: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Summary:
     """Summarise the lines of an evaluation.
@@ -106,6 +110,7 @@ def summarise(
         methods: names of all methods; the others are compared with the first.
         metrics: metric -> whether higher is better.
         first_skipped: why the first of the skipped samples was.
+        left_out: reason -> number of things that the dataset does not give at all.
         seed: of the bootstrap.
     """
     by_method: dict[str, list[Mapping[str, Any]]] = {method: [] for method in methods}
@@ -133,6 +138,12 @@ def summarise(
         seconds=_seconds(samples),
         reliance=separation(samples, seed),
         first_skipped=first_skipped,
+        left_out=dict(
+            (
+                Counter(left_out or {})
+                + Counter(each["why"] for line in samples for each in line["left_out"])
+            ).most_common()
+        ),
         seed=seed,
     )
 

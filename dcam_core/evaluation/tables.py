@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
+from dcam_core.evaluation.sample import CEILING
 from dcam_core.evaluation.summary import Estimate, Summary
 
 if TYPE_CHECKING:
@@ -93,17 +94,32 @@ def _remarks(summary: Summary) -> Iterator[str]:
         yield f"not scored: {count} words ({why})"
     if summary.reliance is not None:
         yield _told_apart(summary.reliance)
-    # The masks decide what has no score, so usually all methods have the same number.
     for metric in summary.metrics:
-        missing = max(estimates[metric].unscored for estimates in summary.methods.values())
-        if missing:
-            yield f"{metric}: {missing} words without a score in one method at least"
+        yield from _missing(summary, metric)
+    for why, count in summary.left_out.items():
+        yield f"left out of the data: {count} ({why})"
     if summary.skipped:
         yield f"skipped: {summary.skipped} samples, the first because {summary.first_skipped} (skipped.jsonl)"
     if summary.seconds:
         yield "seconds per picture: " + ", ".join(
             f"{name} {value:.2f}" for name, value in summary.seconds.items()
         )
+
+
+def _missing(summary: Summary, metric: str) -> Iterator[str]:
+    """Which means are over fewer words; where masks decide what has a score, it is as many for all methods."""
+    counts = {
+        method: estimates[metric].unscored
+        for method, estimates in summary.methods.items()
+        if method != CEILING
+    }
+    if not any(counts.values()):
+        return
+    if len(set(counts.values())) == 1:
+        yield f"{metric}: {next(iter(counts.values()))} words without a score"
+    else:
+        listed = ", ".join(f"{method} {count}" for method, count in counts.items() if count)
+        yield f"{metric}: words without a score: {listed}"
 
 
 def _told_apart(apart: Separation) -> str:

@@ -18,6 +18,9 @@ from dcam_core.progress import Progress
 
 __all__ = ["EvaluationWork", "SharedEvaluation"]
 
+_READ_AGAIN = 50
+"""Of the samples that are done, about so many are compared with the data when an evaluation is continued."""
+
 
 @dataclass(frozen=True, eq=False)
 class EvaluationWork:
@@ -35,6 +38,27 @@ class EvaluationWork:
     count: int
     facts: Mapping[str, Any]
 
+    def take_up(self, folder: RunFolder) -> None:
+        """Make ready for writing, and see that what is done was done on these data.
+
+        Some of the samples that are done are read again: to read all of them may take long.
+
+        Raises:
+            UsageError: the folder was begun in another way, or on other data.
+        """
+        folder.settle(self.facts)
+        recorded = folder.samples
+        for line in recorded[:: max(1, len(recorded) // _READ_AGAIN)] + recorded[-1:]:
+            try:
+                key = self.samples[line["index"]].key
+            except (UsageError, OSError):  # what cannot be read now says nothing of what was
+                continue
+            if key != line["sample"]:
+                raise UsageError(
+                    f"sample {line['index']} of the dataset was {line['sample']!r} when {folder.path} was begun, "
+                    f"and is {key!r} now: the data have changed; give another folder"
+                )
+
     def do(self, index: int, folder: RunFolder) -> None:
         """Evaluate a sample, and keep it."""
         try:
@@ -48,7 +72,7 @@ class EvaluationWork:
 
     def do_all(self, folder: RunFolder, progress: Progress | None) -> None:
         """Evaluate the samples that are not done, in their order."""
-        folder.settle(self.facts)
+        self.take_up(folder)
         done = folder.done
         for index in range(self.count):
             if index in done:
@@ -93,7 +117,7 @@ class SharedEvaluation(SharedWork):
 
     def remaining(self) -> Sequence[int]:
         """The samples that no earlier call has evaluated."""
-        self._folder.settle(self.work.facts)
+        self.work.take_up(self._folder)
         self._folder.merge()
         done = self._folder.done
         remaining = [index for index in range(self.work.count) if index not in done]

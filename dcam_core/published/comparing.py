@@ -44,7 +44,7 @@ def why_not_comparable(
         if parameters.get(key) != value:
             reasons.append(f"{key} is {parameters.get(key)!r}, the published figures are of {value!r}")
     there = facts["samples_in_the_dataset"]
-    if data.pictures is not None and there + facts["left_out_of_the_dataset"] < data.pictures:
+    if data.pictures is not None and there + sum(facts["left_out_of_the_dataset"].values()) < data.pictures:
         reasons.append(f"the folder holds {there} pictures, {data.title} has {data.pictures}")
     return reasons
 

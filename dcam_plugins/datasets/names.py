@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from dcam_core.matching import FIXED_COMPOUNDS, noun_lemma
+
 __all__ = ["COCO_SYNONYMS", "LABELS", "head_noun", "spoken", "without_panoptic_suffix"]
 
 COCO_SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
@@ -96,7 +98,11 @@ _ARTICLE = re.compile(r"^(?:a|an|the|some|this|that|his|her|its|their)\s+")
 _GROUP = re.compile(r"^(?:group|bunch|pair|couple|row|pile|set|lot|piece|stack|herd|flock)s? of\s+(.*)$")
 _AFTER_HEAD = re.compile(
     r"\s(?:of|in|on|at|with|without|by|from|near|under|over|behind|above|beside|between|against|next|for|to|along|around|"
-    r"inside|outside|that|which|who|wearing|holding|sitting|standing|walking|riding|looking|carrying|and)\s"
+    r"inside|outside|that|which|who|wearing|holding|sitting|standing|walking|riding|looking|carrying)\s"
+)
+_JOINT = re.compile(r"\s*,(?:\s*(?:and|or)\b)?\s*|\s+(?:and|or)\s+")
+_ANOTHER_THING = re.compile(
+    r"(?:a|an|the|some|another|several|many|one|two|three|four|five|six|his|her|its|their)\s"
 )
 
 
@@ -119,10 +125,36 @@ def head_noun(phrase: str) -> str:
         phrase: in lower case.
 
     Returns:
-        The last word before the first preposition or participle; the phrase itself where nothing remains.
+        The last word before the first preposition or participle, with the word before it where they are one name,
+        `hot dog`. Of several things that are joined the first: `a man and his dog` is a man, but `a black and white
+        cat` a cat. The phrase itself where nothing remains.
     """
     plain = spoken(phrase)
     if group := _GROUP.match(plain):
         plain = _ARTICLE.sub("", group[1])
-    before = _AFTER_HEAD.split(f"{plain} ", maxsplit=1)[0].split()
-    return before[-1] if before else phrase
+    words = _first_thing(_AFTER_HEAD.split(f"{plain} ", maxsplit=1)[0])
+    if not words:
+        return phrase
+    if " ".join(map(noun_lemma, words[-2:])) in FIXED_COMPOUNDS:
+        return " ".join(words[-2:])
+    return words[-1]
+
+
+def _first_thing(joined: str) -> list[str]:
+    """The words for the first of what commas, "and" and "or" join: things, or properties of one thing.
+
+    Whether "white" is a noun stands in no dictionary of lemmas. A word is taken for the name of a thing if it is a
+    plural, or if what follows is another thing (`a man and his dog`) or single words (`cat, dog and bird`); otherwise
+    for a property of what is named further on (`a small, black and white dog`).
+    """
+    parts: list[list[str]] = []
+    for part in _JOINT.split(joined):
+        if parts and _ANOTHER_THING.match(part):
+            break
+        if words := part.split():
+            parts.append(words)
+    for number, words in enumerate(parts):
+        plural = noun_lemma(words[-1]) != words[-1] or words[-1] == "people"
+        if plural or all(len(later) == 1 for later in parts[number + 1 :]):
+            return words
+    return []

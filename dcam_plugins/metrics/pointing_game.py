@@ -25,15 +25,17 @@ class PointingGame(Metric):
         options: see `torchmetrics.Metric`.
 
     Raises:
-        ConfigurationError: the tolerance is negative.
+        ConfigurationError: the tolerance is no whole number, or negative.
 
     Source: Zhang et al., "Top-down neural attention by excitation backprop", IJCV 2018.
     """
 
     def __init__(self, *, tolerance: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        if tolerance < 0:
-            raise ConfigurationError(f"pointing-game: tolerance is {tolerance}: give 0 or a number of pixels")
+        if not isinstance(tolerance, int) or tolerance < 0:
+            raise ConfigurationError(
+                f"pointing-game: tolerance is {tolerance!r}: give 0 or a whole number of pixels"
+            )
         self.tolerance = tolerance
 
     def score(self, maps: Tensor, masks: Tensor) -> Tensor:

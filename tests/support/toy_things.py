@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dcam_core.dataset import ExplanationDataset, Sample, SampleObject
+from dcam_core.dataset import ExplanationDataset, LeftOut, Sample, SampleObject
 from dcam_core.hookspecs import hookimpl
 from dcam_core.picture import read_picture
 from dcam_core.testing.toy import WORDS, toy_picture
@@ -22,8 +22,8 @@ PROMPTS = ("the blue moon", "one red star", "two green circle", "left of the squ
 
 
 class ToyThings(ExplanationDataset):
-    def __init__(self, *, root: str, split: str = "all") -> None:
-        self.root, self.split = Path(root), split
+    def __init__(self, *, root: str, split: str = "all", broken: int = 0) -> None:
+        self.root, self.split, self.broken = Path(root), split, broken
 
     def __len__(self) -> int:
         return len(PROMPTS)
@@ -35,7 +35,14 @@ class ToyThings(ExplanationDataset):
                 time.sleep(0.02)
         own = self.root / "picture-1.png"
         picture = read_picture(own) if index == 1 and own.exists() else toy_picture()
-        return Sample(f"things-{index}", picture, PROMPTS[index], things())
+        left_out = [LeftOut(f"annotation {number}", "its mask is empty") for number in range(self.broken)]
+        return Sample(
+            f"things-{index}", picture, PROMPTS[index], things(), left_out=left_out if index == 1 else ()
+        )
+
+    @property
+    def left_out(self) -> list[LeftOut]:
+        return [LeftOut("picture 9", "it is missing")] if self.broken else []
 
 
 def things() -> tuple[SampleObject, ...]:

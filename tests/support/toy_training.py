@@ -7,11 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
+from dcam_core import Explainer
 from dcam_core.dataset import Sample
-from dcam_core.testing.toy import WORDS, toy_adapter, toy_picture
+from dcam_core.testing.toy import WORDS, ToyAdapter, toy_adapter, toy_picture
 from support.toy_things import things
 
-__all__ = ["ToyTraining", "batches", "fit", "scene", "trainer"]
+__all__ = ["ToyTraining", "batches", "fit", "looking_elsewhere", "scene", "trainer"]
 
 LENGTH = 8
 
@@ -54,6 +55,15 @@ def batches(count: int = 32) -> DataLoader:
 def scene(key: str = "scene") -> Sample:
     """A picture whose every word has a mask."""
     return Sample(key, toy_picture(), "the red circle", things(), "a red circle")
+
+
+def looking_elsewhere(adapter: ToyAdapter, word: str) -> torch.Tensor:
+    """The share of a word's evidence that lies outside of the upper left quarter of the picture, to be lowered."""
+    explainer = Explainer(adapter, "grad-cam", probe_layer=0)
+    maps = explainer.differentiable(toy_picture(), "the red circle", [word], answer="a red circle")
+    quarter = torch.zeros(36, 48, dtype=torch.bool)
+    quarter[:18, :24] = True
+    return 1 - maps.share_within(quarter).sum()
 
 
 def trainer(folder, *callbacks: L.Callback, **settings) -> L.Trainer:

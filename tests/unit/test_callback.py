@@ -54,16 +54,35 @@ def broken(batch):
     raise RuntimeError("the user's function is broken")
 
 
+class Counting(ToyTraining):
+    """Its forward passes write into buffers: one in place, one by putting another tensor there."""
+
+    def __init__(self, *, breaks=False):
+        super().__init__()
+        first, second, last = self.model.blocks
+        first.register_buffer("calls", torch.zeros(2))
+        second.register_buffer("mean", torch.zeros(2))
+        first.register_forward_hook(lambda block, args, out: block.calls.add_(1))
+        second.register_forward_hook(lambda block, args, out: setattr(block, "mean", block.mean / 2 + 1))
+        if breaks:
+            last.register_forward_hook(self.fails)
+
+    def fails(self, block, args, out):
+        if not block.training:
+            numbers_drawn()
+            raise RuntimeError("in the middle of a replay")
+
+
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_fifty_steps_are_bit_identical_with_it_without_it_and_while_it_fails(tmp_path, accumulate):
     settings = {"max_steps": 50, "accumulate_grad_batches": accumulate}
-    plain = state_of(fit(tmp_path, **settings))
+    plain = state_of(fit(tmp_path, module=Counting(), **settings))
     showing = DiffusionCAM([scene()], every_n_train_steps=25, **SMALL)
-    failing = DiffusionCAM(broken, every_n_train_steps=10, **{**SMALL, "strict": False})
-    assert_same(state_of(fit(tmp_path, showing, **settings)), plain)
-    assert_same(state_of(fit(tmp_path, failing, **settings)), plain)
+    failing = DiffusionCAM([scene()], every_n_train_steps=10, **{**SMALL, "strict": False})
+    assert_same(state_of(fit(tmp_path, showing, module=Counting(), **settings)), plain)
+    assert_same(state_of(fit(tmp_path, failing, module=Counting(breaks=True), **settings)), plain)
     assert [moment["step"] for moment in showing.history] == [0, 25, 50]
-    assert failing.failed == 5
+    assert failing.failed == 6
     assert failing.history == []
 
 
@@ -211,12 +230,15 @@ def test_it_is_silent_during_sanity_checking_and_sees_averaged_weights(tmp_path)
     assert torch.equal(seen[0], averaged)
 
 
-def test_its_time_is_bounded_and_stands_in_the_profiler(tmp_path):
+def test_its_time_is_bounded_stands_in_the_profiler_and_what_is_left_out_is_told(tmp_path, caplog):
+    caplog.set_level("INFO", "lightning.pytorch.utilities.rank_zero")
     callback = DiffusionCAM([scene()], every_n_train_steps=1, **{**SMALL, "max_time_fraction": 1e-6})
     module = fit(tmp_path, callback, max_steps=6, profiler="simple")
     assert [moment["step"] for moment in callback.history] == [0]
     assert callback.left_out == 6
     assert len(module.trainer.profiler.recorded_durations["DiffusionCAM.explain"]) == 1
+    assert caplog.text.count("at step 1 nothing is explained") == caplog.text.count("max_time_fraction") == 1
+    assert "6 explanations were left out" in caplog.text
 
 
 # -- settings ------------------------------------------------------------------------------------------------
@@ -226,9 +248,12 @@ def test_its_time_is_bounded_and_stands_in_the_profiler(tmp_path):
     ("settings", "message"),
     [
         ({"every_n_train_steps": 0}, "every_n_train_steps is 0"),
+        ({"every_n_train_steps": 2.5}, "every_n_train_steps is 2.5: give a whole number"),
+        ({"deletion_intervals": -1}, "deletion_intervals is -1"),
+        ({"probe_layers": 0}, "'probe_layers' is an argument neither of .* did you mean 'probe_layer'"),
+        ({"name": "a/b"}, "name is 'a/b'"),
         ({"max_time_fraction": 1.5}, "max_time_fraction is 1.5"),
         ({"max_frames": 1}, "max_frames is 1"),
-        ({"samples": []}, "no samples"),
     ],
 )
 def test_wrong_settings_are_refused_at_once(settings, message):

@@ -43,7 +43,8 @@ def test_tensorboard_holds_the_pictures_and_the_numbers(tmp_path):
         np.asarray(last), np.asarray(callback._album.sheets["train", "scene"].draw("scene: a red circle"))
     )
     names = set(events.Tags()["scalars"])
-    measured = {"visual-reliance", "probability", "deletion-auc", "insertion-auc", "pointing-game", "seconds"}
+    measured = {"visual-reliance", "probability", "deletion-auc", "insertion-auc", "pointing-game"}
+    measured |= {"seconds", "left-out"}
     assert {f"dcam/train/{name}" for name in measured} <= names
     assert events.Scalars("dcam/train/probability")[-1].value == pytest.approx(
         callback.history[-1]["scores"]["probability"]
@@ -189,19 +190,19 @@ def test_tags_hold_nothing_that_loggers_or_file_systems_refuse():
 
 
 def test_a_resumed_run_goes_on_with_its_contact_sheet(tmp_path):
-    def made():
-        return DiffusionCAM([scene()], every_n_train_steps=2, metrics=[], reliance=False, **SMALL)
+    def made(every):
+        return DiffusionCAM([scene()], every_n_train_steps=every, metrics=[], reliance=False, **SMALL)
 
     saving = ModelCheckpoint(tmp_path, filename="last", every_n_train_steps=2)
     L.seed_everything(1, verbose=False)
     # Lightning writes checkpoints after all other callbacks were called.
-    trainer(tmp_path, made(), saving, max_steps=4, enable_checkpointing=True).fit(ToyTraining(), batches())
-    resumed = made()
+    trainer(tmp_path, made(2), saving, max_steps=4, enable_checkpointing=True).fit(ToyTraining(), batches())
+    resumed = made(1)  # another cadence, the same maps
     path = tmp_path / "last.ckpt"
     assert torch.load(path, weights_only=True)["callbacks"][resumed.state_key]["history"][-1]["step"] == 4
     trainer(tmp_path, resumed, max_steps=6).fit(ToyTraining(), batches(), ckpt_path=path, weights_only=True)
-    assert [moment["step"] for moment in resumed.history] == [0, 2, 4, 6]
-    assert resumed._album.sheets["train", "scene"].steps == (0, 2, 4, 6)
+    assert [moment["step"] for moment in resumed.history] == [0, 2, 4, 5, 6]
+    assert resumed._album.sheets["train", "scene"].steps == (0, 2, 4, 5, 6)
 
 
 # -- contact sheets and scores -------------------------------------------------------------------------------
@@ -218,6 +219,23 @@ def test_a_contact_sheet_keeps_the_ends_and_spreads_the_rest():
     first, *between, last = sheet.steps
     assert (first, last, len(between)) == (0, 100, 2)
     assert min(after - before for before, after in zip(sheet.steps, sheet.steps[1:], strict=False)) >= 20
+
+
+def test_a_contact_sheet_begins_anew_with_another_picture_and_can_be_made_shorter():
+    long, short = ContactSheet(max_frames=9), ContactSheet(max_frames=3)
+    for step in range(8):
+        long.add(step, shown(ShownWord("red", torch.rand(3, 4), {})))
+    short.load_state_dict(long.state_dict())
+    short.add(8, shown(ShownWord("red", torch.rand(3, 4), {})))
+    assert short.steps[0] == 0
+    assert short.steps[-1] == 8
+    assert len(short.steps) == 3
+    upright = ShownSample(
+        "a", toy_picture((36, 48)), "a red circle", (ShownWord("red", torch.rand(4, 3), {}),)
+    )
+    short.add(9, upright)
+    assert short.steps == (9,)
+    assert short.draw("a").height > long.draw("a").height
 
 
 def test_an_empty_contact_sheet_cannot_be_drawn_and_one_without_words_can():

@@ -14,7 +14,7 @@ from dcam_core import Explainer
 from dcam_core.cli.main import main
 from dcam_core.dataset import SampleObject
 from dcam_core.errors import ConfigurationError, UsageError
-from dcam_core.evaluation import CEILING, evaluate, latex, markdown, named_words
+from dcam_core.evaluation import CEILING, Sweep, evaluate, latex, markdown, named_words
 from dcam_core.evaluation.named_words import NOT_ANNOTATED, NOT_SHOWN, PART_OF_A_NAME
 from dcam_core.matching import NameMatcher
 from dcam_core.plugins import PluginManager
@@ -294,11 +294,33 @@ def test_another_configuration_is_refused_with_what_differs(toy, tmp_path):
 
 def test_another_model_is_noticed_when_a_run_is_continued(toy, tmp_path):
     toy(limit=2)
-    (tmp_path / "out/samples.jsonl").write_text("")
+    ledger = tmp_path / "out/samples.jsonl"
+    ledger.write_text(ledger.read_text().splitlines()[0] + "\n")
     other = toy_adapter()
     other.model.double()
     with pytest.raises(UsageError, match="dtype was 'float32', is 'float64'"):
         toy(limit=2, model=other)
+
+
+def test_data_that_have_changed_since_are_noticed(toy, tmp_path):
+    toy(limit=2)
+    ledger = tmp_path / "out/samples.jsonl"
+    ledger.write_text(ledger.read_text().splitlines()[0].replace('"things-0"', '"things-7"') + "\n")
+    with pytest.raises(UsageError, match=r"sample 0 of the dataset was 'things-7' .* is 'things-0' now"):
+        toy(limit=2)
+
+
+def test_a_call_of_which_nothing_came_does_not_claim_the_folder(toy, tmp_path):
+    with pytest.raises(ConfigurationError, match="infil"):
+        toy(limit=1, studies=[Sweep("mask_step", ("infil", "commit"))])
+    assert toy(limit=1, studies=[Sweep("mask_step", ("infill", "commit"))]).words
+    assert not (tmp_path / "out/.writing").exists()
+
+
+def test_what_the_data_could_not_give_is_counted_by_its_reason(toy, tmp_path):
+    summary = toy("out", limit=2, dataset_parameters={"root": ".", "broken": 2})
+    assert summary.left_out == {"its mask is empty": 2, "it is missing": 1}
+    assert "left out of the data: 2 (its mask is empty)" in (tmp_path / "out/summary.md").read_text()
 
 
 def test_a_finished_run_is_shown_without_the_model(dcam, tmp_path, monkeypatch):

@@ -18,6 +18,7 @@ from dcam_core.errors import ConfigurationError, UnknownNameError, UsageError
 from dcam_core.evaluation import CEILING, SampleEvaluator, evaluate, markdown
 from dcam_core.evaluation.asked_sample import AskedSample
 from dcam_core.evaluation.measures import columns
+from dcam_core.evaluation.model_measures import likeness
 from dcam_core.evaluation.named_words import NOT_ANNOTATED, NOT_GROUNDED, NOT_SHOWN
 from dcam_core.evaluation.reliance import separation
 from dcam_core.evaluation.scoring import SampleScorer
@@ -387,6 +388,15 @@ def test_separation_of_nothing_is_nothing():
     assert separation([{"reliance": None}, {}]) is None
 
 
+def test_a_map_that_has_become_flat_keeps_nothing_of_what_it_was():
+    rising = torch.linspace(0, 1, 6).view(1, 2, 3)
+    flat = torch.zeros(1, 2, 3)
+    maps, changed = torch.cat([rising, rising, flat, flat]), torch.cat([-rising, flat, rising, flat])
+    found = likeness(maps, changed)
+    assert found[:2].tolist() == [1.0, 0.0]
+    assert found[2:].isnan().all()
+
+
 # -- what is refused, and the command line -------------------------------------------------------------------
 
 
@@ -397,6 +407,10 @@ def test_separation_of_nothing_is_nothing():
         ("insertion:intervals=0", "intervals is 0"),
         ("road:percentiles=[100]", r"percentiles are \[100\]"),
         ("noise-stability:repeats=0", "repeats is 0"),
+        ("noise-stability:repeats=1.5", "repeats is 1.5"),
+        ("noise-stability:std=much", "std is 'much'"),
+        ("insertion-deletion:intervals=2.5", "intervals is 2.5"),
+        ("pointing-game:tolerance=2.5", "tolerance is 2.5"),
         ("average-drop:seed=1", "'average-drop' cannot be made with"),
         ("insertion-deletoin", "Did you mean 'insertion-deletion'"),
     ],

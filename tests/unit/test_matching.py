@@ -47,11 +47,14 @@ def named(matcher, text, objects=()):
         ("people ride skis while skiing", {"people": "people", "skis": "skis"}),
         ("a sofa and TVs", {"sofa": "sofa", "TVs": "tv"}),
         ("knives, scissors, sheep", {"knives,": "knife", "scissors,": "scissors", "sheep": "sheep"}),
-        ("a red light", {"light": "traffic light"}),
+        (
+            "a red light, a street sign, a plant and a fire hydrant",
+            {"fire": "fire hydrant", "hydrant": "fire hydrant"},
+        ),
         ("she lit a fire", {}),
         ("a racquet or racket", {"racquet": "racquet", "racket": "racket"}),
         ("dining room tables", {"tables": "table"}),
-        ("traffic , light", {"light": "traffic light"}),
+        ("fire , hydrant", {"hydrant": "fire hydrant"}),
         ("nothing to see here", {}),
         ("", {}),
     ],
@@ -84,6 +87,21 @@ def test_all_objects_of_a_name_are_meant_and_their_masks_united():
     matches = NameMatcher().match("a blue circle and a circle".split(), objects)
     assert [match.objects for match in matches if match] == [(1,), (1,), (0, 1)]
     assert target_mask(matches[-1], objects).nonzero()[:, 1].tolist() == [0, 3]
+
+
+def test_what_is_written_in_two_ways_is_one_name():
+    objects = [thing("t-shirt"), thing("t shirt", "shirt"), thing("shirt")]
+    found = [match and match.objects for match in NameMatcher().match("T-shirt or t shirts".split(), objects)]
+    assert found == [(0, 1), None, (0, 1), (0, 1)]
+
+
+def test_a_phrase_is_found_by_what_it_is_about_and_not_by_its_last_word():
+    objects = [thing("man in a red shirt", "man"), thing("red circle", "circle"), thing("hot dog")]
+    matches = NameMatcher().match(
+        "a shirt : the man in a red shirt , a red circle and hot dogs".split(), objects
+    )
+    assert [index for index, match in enumerate(matches) if match] == [4, 5, 6, 7, 8, 11, 12, 14, 15]
+    assert [matches[index].head for index in (4, 8, 11, 14)] == [4, 4, 12, 15]
 
 
 def test_a_first_name_goes_before_another_s_synonym():

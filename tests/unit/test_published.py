@@ -291,7 +291,7 @@ def test_a_model_is_loaded_once_for_all_data(tmp_path, pond, manager, monkeypatc
 
 FACTS = {
     "model": {"name": "m", "family": "toy", "parameters": 1000},
-    "sampler": {}, "samples_in_the_dataset": 3, "left_out_of_the_dataset": 1,
+    "sampler": {}, "samples_in_the_dataset": 3, "left_out_of_the_dataset": {"its mask is empty": 1},
 }  # fmt: skip
 REQUEST = {"dataset": {"name": "toy-things", "split": "all", "root": "somewhere"}}
 

@@ -99,7 +99,6 @@ def render_page(
         tables=list(_tables(summary)),
         baseline=methods[0],
         ceiling=CEILING if CEILING in methods else "",
-        left_out=folder.facts["left_out_of_the_dataset"] if folder.facts else 0,
         reasons=_reasons(samples),
         missing=_missing(summary),
         skipped=folder.skipped,
@@ -239,7 +238,9 @@ def _reasons(samples: Sequence[Mapping[str, Any]]) -> list[_Reason]:
 def _missing(summary: Summary) -> list[tuple[str, int]]:
     """Metrics that have no score for some words, and for how many at most."""
     counts = {
-        metric: max(estimates[metric].unscored for estimates in summary.methods.values())
+        metric: max(
+            (own[metric].unscored for method, own in summary.methods.items() if method != CEILING), default=0
+        )
         for metric in summary.metrics
     }
     return [(metric, count) for metric, count in counts.items() if count]
