@@ -37,10 +37,13 @@ class LeftOut:
     Attributes:
         what: which picture, annotation or line, as the data call it: "annotation 42 (dog)".
         why: the reason, the same words in every such case, so that cases can be counted by it: "its mask is empty".
+        words: where it is an object, what it is called, as `SampleObject.words` has it: the picture shows it, though
+            nobody knows where. Empty if it is none, or if its name is unknown.
     """
 
     what: str
     why: str
+    words: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.what}: {self.why}"
@@ -58,7 +61,7 @@ class Sample:
         objects: the objects whose place is known; there may be none, and there may be more in the picture.
         caption: what is true of the picture, where the dataset has a text; it need not name every object.
         left_out: what the data say of this picture and could not be used, such as an annotation with an empty
-            mask.
+            mask; the words for it name something whose place is unknown.
         absent: names of things that are certainly not in the picture, as `SampleObject.words` has them: words
             for them have no evidence to be found.
     """

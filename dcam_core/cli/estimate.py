@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from dcam_core.cli.loading_options import loading_options
+from dcam_core.cli.replaying_options import replaying_options
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
 from dcam_core.method import DEFAULT_METHOD
@@ -36,23 +37,7 @@ __all__ = ["estimate"]
     help="A setting laid over the method, as sampler.answer_length=64. May be repeated.",
 )
 @click.option("--prompt", metavar="TEXT", default="describe the picture", show_default=True)
-@click.option(
-    "--states-per-forward",
-    metavar="N",
-    type=int,
-    help="How many replayed states share a forward pass.  [default: 8]",
-)
-@click.option(
-    "--targets-per-backward",
-    metavar="N",
-    default=1,
-    show_default=True,
-    help="How many targets of a state share a backward pass.",
-)
-@click.option("--checkpointing", is_flag=True, help="Compute blocks above the probe anew in backward passes.")
-@click.option(
-    "--offload", is_flag=True, help="Keep the graph on the CPU between forward and backward passes."
-)
+@replaying_options
 @click.option("--json", "out", metavar="FILE", help="Write the estimate as JSON too, in bytes.")
 @click.pass_obj
 def estimate(
@@ -65,10 +50,7 @@ def estimate(
     method: str,
     settings: tuple[str, ...],
     prompt: str,
-    states_per_forward: int | None,
-    targets_per_backward: int,
-    checkpointing: bool,
-    offload: bool,
+    replaying: dict[str, Any],
     out: str | None,
 ) -> None:
     """Say how much memory an explanation will take.
@@ -81,10 +63,7 @@ def estimate(
     """
     from dcam_core.estimating.estimating import estimate_memory
 
-    options: dict[str, Any] = {}
-    if states_per_forward is not None:
-        options["states_per_forward"] = states_per_forward
-    if out is not None and not Path(out).absolute().parent.is_dir():
+    if out is not None and (Path(out).is_dir() or not Path(out).absolute().parent.is_dir()):
         raise UsageError(f"--json {out} cannot be written: give a file in a folder that exists")
     found = estimate_memory(
         model,
@@ -95,10 +74,7 @@ def estimate(
         loading=loading,
         manager=session.manager,
         overrides=settings,
-        targets_per_backward=targets_per_backward,
-        checkpointing=checkpointing,
-        offload=offload,
-        **options,
+        **replaying,
     )
     click.echo(str(found))
     if out is not None:

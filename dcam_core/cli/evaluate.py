@@ -99,6 +99,13 @@ __all__ = ["evaluate"]
     show_default=True,
     help="Whether small pictures of all maps are kept, which table.html shows behind the numbers.",
 )
+@click.option(
+    "--sampler",
+    "sampler_settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="How answers are written: steps=32. May be repeated.  [default: the model's own]",
+)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
 @process_options
 @replaying_options
@@ -124,6 +131,7 @@ def evaluate(
     prompt: str | None,
     baselines: bool,
     pictures: bool,
+    sampler_settings: tuple[str, ...],
     seed: int,
     processes: dict[str, Any],
     replaying: dict[str, Any],
@@ -165,6 +173,7 @@ def evaluate(
             metrics=None if metrics is None else listed(metrics),
             baselines=baselines,
             pictures=pictures,
+            sampler=read_parameters(sampler_settings),
             seed=seed,
             loading={key: value for key, value in loading.items() if value is not None},
             **processes,

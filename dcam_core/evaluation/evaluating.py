@@ -16,6 +16,7 @@ from dcam_core.dataset import ExplanationDataset
 from dcam_core.distributed import Processes
 from dcam_core.errors import ConfigurationError
 from dcam_core.evaluation.folder import RunFolder
+from dcam_core.evaluation.making import make_dataset
 from dcam_core.evaluation.measures import columns as chosen_columns
 from dcam_core.evaluation.methods import (
     Variant,
@@ -33,7 +34,6 @@ from dcam_core.evaluation.tables import latex, markdown
 from dcam_core.evaluation.work import EvaluationWork, SharedEvaluation
 from dcam_core.matching import NameMatcher
 from dcam_core.plugins import default_manager
-from dcam_core.plugins.making import make
 from dcam_core.progress import Progress
 from dcam_core.results.record import model_identity
 
@@ -157,7 +157,7 @@ def evaluate(
 
     def begin(source: ModelSource) -> EvaluationWork:
         # What needs no model is made first: loading one may take minutes.
-        samples = make(entry, dataset_parameters or {})
+        samples = make_dataset(entry, dataset_parameters or {})
         adapter = source.adapter
         expanded = expand(named, studies, len(adapter.blocks), manager, adapter.folder)
         evaluator = SampleEvaluator(

@@ -22,6 +22,7 @@ from dcam_core.faithfulness import (
     road,
     spearman,
 )
+from dcam_core.plugins.making import check_parameters
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -252,6 +253,7 @@ def model_measure(name: str, parameters: Mapping[str, Any]) -> ModelMeasure:
     Raises:
         ConfigurationError: it does not take these parameters.
     """
+    check_parameters(f"metric {name!r}", MODEL_MEASURES[name], parameters)
     try:
         return MODEL_MEASURES[name](**parameters)
     except (TypeError, ValueError) as error:

@@ -67,7 +67,7 @@ class Album:
             sheet = self.sheets.setdefault((stage, sample.key), ContactSheet(self._max_frames))
             sheet.add(step, sample)
             name = tag(self._name, stage, sample.key, "contact-sheet")
-            self._notebook.picture(name, sheet.draw(f"{sample.key}: {sample.answer}"), step)
+            self._notebook.sheet(name, sheet.draw(f"{sample.key}: {sample.answer}"), step)
         logged = {tag(self._name, stage, name): value for name, value in {**scores, **numbers}.items()}
         self._notebook.numbers(logged, step)
         self.history.append(

@@ -56,21 +56,42 @@ class Notebook:
             self._own.save()  # nobody else does
 
     def picture(self, name: str, picture: Image, step: int) -> None:
-        """Log a picture.
+        """Log a picture; where it becomes a file, one for each step.
 
         Args:
             name: its tag, the same at every step.
             picture: RGB.
             step: optimiser steps so far.
         """
-        kept = set()
-        for logger in self._loggers:
-            if not _take_picture(logger, name, picture, step):
-                kept.add(Path(getattr(logger, "log_dir", None) or self._folder))
-        for folder in kept:
-            path = folder / name / f"step-{step:08d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(path)
+        for folder in self._given(name, picture, step):
+            _write(picture, folder / name / f"step-{step:08d}.png")
+
+    def sheet(self, name: str, picture: Image, step: int) -> None:
+        """Log a picture that holds what it held before; where it becomes a file, one that is replaced.
+
+        Args:
+            name: its tag, the same at every step.
+            picture: RGB.
+            step: optimiser steps so far.
+        """
+        for folder in self._given(name, picture, step):
+            _write(picture, folder / f"{name}.png")
+
+    def _given(self, name: str, picture: Image, step: int) -> set[Path]:
+        """Give a picture to all loggers; the folders of those that take none."""
+        return {
+            Path(getattr(logger, "log_dir", None) or self._folder)
+            for logger in self._loggers
+            if not _take_picture(logger, name, picture, step)
+        }
+
+
+def _write(picture: Image, path: Path) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(path.name + ".new")
+    picture.save(new, "png")
+    new.replace(path)
 
 
 def _take_picture(logger: Logger, name: str, picture: Image, step: int) -> bool:

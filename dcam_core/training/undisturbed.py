@@ -42,9 +42,7 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
             for device in sorted(devices):
                 if torch.amp.is_autocast_available(device):
                     stack.enter_context(torch.autocast(device, enabled=False))
-            if (
-                "torch._dynamo" in sys.modules
-            ):  # where it is not, nothing was compiled, and it takes long to import
+            if "torch._dynamo" in sys.modules:  # or nothing was compiled, and it takes long to import
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
             stack.enter_context(_buffers_kept(module))
             stack.enter_context(untouched(module))

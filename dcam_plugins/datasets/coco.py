@@ -103,7 +103,7 @@ class CocoFolder(FolderDataset[CocoRecord]):
             try:
                 objects.append(self._object(each, record.size or picture.size, turn))
             except UnusableMaskError as error:
-                left_out.append(LeftOut(self._described(each), str(error)))
+                left_out.append(LeftOut(self._described(each), str(error), self._called(each) or ()))
         return Sample(str(record.number), picture, self.prompt, objects, record.caption, left_out)
 
     def _object(self, annotation: dict[str, Any], size: tuple[int, int], turn: Turn | None) -> SampleObject:
@@ -187,8 +187,13 @@ def _names(
     names = {}
     for each in categories:
         first = spoken(each["name"])
-        # LVIS writes its synonyms into the file.
-        others = (*(spoken(other) for other in each.get("synonyms", ())), *synonyms.get(first, ()))
+        # LVIS writes its synonyms into the file; what writes null there knows none.
+        own = each.get("synonyms") or []
+        if not isinstance(own, list) or not all(isinstance(other, str) for other in own):
+            raise DatasetError(
+                f"{path}: the synonyms of category {each['name']!r} are {own!r}, expected a list of texts"
+            )
+        others = (*filter(None, map(spoken, own)), *synonyms.get(first, ()))
         names[each["id"]] = tuple(dict.fromkeys((first, *others)))
     return names
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,12 @@ class GranDf(FolderDataset[GroundedRecord]):
         left_out: list[LeftOut] = []
         for phrase, grounding in record.groundings.items():
             masks, unusable = _phrase_masks(phrase, grounding, size)
-            left_out += unusable
+            names = _called(phrase) if spoken(phrase) else ()
+            # With one usable mask the phrase is an object, though perhaps not all of it is outlined.
+            left_out += unusable if masks else [replace(each, words=names) for each in unusable]
             if masks:
                 mask = turned(np.logical_or.reduce(masks), turn)
-                objects.append(SampleObject(_called(phrase), torch.from_numpy(mask.copy())))
+                objects.append(SampleObject(names, torch.from_numpy(mask.copy())))
         return Sample(record.key, picture, self.prompt, objects, record.caption, left_out)
 
 
@@ -236,7 +238,7 @@ class GranDfLabels(FolderDataset[LabelRecord]):
         objects, left_out = labelled_objects(labels, record.names, turn)
         there = {int(label) for label in np.unique(labels)}
         left_out += [
-            LeftOut(f"label {label} ({names[0]})", "its mask is empty")
+            LeftOut(f"label {label} ({names[0]})", "its mask is empty", names)
             for label, names in record.names.items()
             if label not in there
         ]

@@ -72,7 +72,8 @@ COCO_SYNONYMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 A word is listed where it nearly always means that class in captions of COCO, even if the class has more in it. Left
 out on purpose: "monitor" and "screen" (a tv, a laptop or neither), "van" and "vehicle" (car or truck), "bag", "sign",
-"light", "plant", "computer"; and "baseball", which is more often the game.
+"light", "plant" (nor do `FIXED_COMPOUNDS` let them stand for their classes), "computer"; and "baseball", which is
+more often the game.
 """
 
 _NAMES = (

@@ -74,7 +74,7 @@ def word_scores(words: Sequence[Noun | FunctionWord]) -> WordScoresOfPicture:
 
     Args:
         words: nouns and function words in reading order. Other words are left out; words next to each other here
-            count as neighbours.
+            count as neighbours, so the two nouns of "a cat and a cat" are none.
 
     Returns:
         The scores. Unlike the released code, a noun without object is never merged with anything.
@@ -89,6 +89,7 @@ def word_scores(words: Sequence[Noun | FunctionWord]) -> WordScoresOfPicture:
     size = _picture_size(words)
     for word in words:
         if isinstance(word, FunctionWord):
+            before = None
             continue
         grey = _grey_levels(word.maps)
         maps = grey if size is None else _stretched(grey, size)

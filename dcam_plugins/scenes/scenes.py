@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dcam_core.dataset import ExplanationDataset, Sample, SampleObject
-from dcam_core.errors import DcamError
+from dcam_core.errors import UsageError
 from dcam_plugins.scenes.rendering import (
     COLOURS,
     Placement,
@@ -36,8 +36,8 @@ PROMPT = "describe the picture"
 """What is asked about every scene; its caption is the right answer."""
 
 
-class SceneError(DcamError):
-    """A scene was asked for that does not exist."""
+class SceneError(UsageError):
+    """Scenes were asked for that do not exist."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +168,12 @@ class Scenes(ExplanationDataset):
     def __init__(self, split: str = "test", length: int = 1000, size: int = 96) -> None:
         if split not in SPLIT_SEEDS:
             raise SceneError(
-                f"No split named '{split}' among the generated scenes; use one of {', '.join(SPLIT_SEEDS)}."
+                f"no split {split!r} among the generated scenes: there are {', '.join(SPLIT_SEEDS)}"
             )
         if length < 1 or size < 32:
             raise SceneError(
-                f"Generated scenes need length >= 1 and size >= 32, but got length={length} and size={size}; "
-                "choose larger numbers."
+                f"generated scenes need length >= 1 and size >= 32, and these have length={length} and size={size}: "
+                "choose larger numbers"
             )
         self.split = split
         self.length = length
@@ -198,7 +198,7 @@ class Scenes(ExplanationDataset):
         """
         if not 0 <= index < self.length:
             raise IndexError(
-                f"Scene {index} asked for, but split '{self.split}' has scenes 0 to {self.length - 1}."
+                f"scene {index} is asked for, but split {self.split!r} has scenes 0 to {self.length - 1}"
             )
         random = self._random(index)
         drawn = None

@@ -59,7 +59,7 @@ def test_both_ranks_train_as_they_would_without_it(folder, way, without, steps):
     # Whoever explains, rank zero alone logs and remembers.
     assert [moment["step"] for moment in shown[0]["history"]] == steps
     assert shown[1]["history"] == []
-    assert len(list((folder / way).rglob("contact-sheet/*.png"))) == len(steps)
+    assert len(list((folder / way).rglob("circle/*.png"))) == len(steps)
 
 
 def test_where_rank_zero_cannot_choose_both_ranks_go_on(folder):

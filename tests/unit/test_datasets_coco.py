@@ -156,6 +156,8 @@ def test_what_cannot_be_used_is_left_out_with_a_reason(tmp_path):
         "annotation 14 (category 555): its category is not among the categories",
         "annotation 15 (category [1]): its category is not among the categories",
     ]
+    # The picture shows them, though nobody knows where; of what is in no category the name is unknown.
+    assert [each.words for each in sample.left_out] == [("dog", "puppy", "pup")] * 3 + [()] * 2
     # Nothing is dropped in silence: what is given and what is left out add up.
     assert len(sample.objects) + len(sample.left_out) + 3 == len(notes)
 
@@ -199,12 +201,17 @@ def test_names_are_written_as_people_write_them(tmp_path):
     content = json.loads(path.read_text())
     content["categories"] = [
         {"id": 18, "name": "Traffic_Light"}, {"id": 58, "name": "bat_(animal)", "synonyms": ["flying_fox"]},
-        {"id": 1, "name": "PERSON"}
+        {"id": 1, "name": "PERSON", "synonyms": None}
     ]  # fmt: skip
     save_json(path, content)
     assert list(CocoFolder(tmp_path, synonyms={"person": ["somebody"]}).categories) == [
         ("traffic light",), ("bat", "flying fox"), ("person", "somebody")
     ]  # fmt: skip
+    for nonsense in ("flying fox", ["flying fox", 5]):
+        content["categories"][1]["synonyms"] = nonsense
+        save_json(path, content)
+        with pytest.raises(DatasetError, match=r"synonyms of category 'bat_\(animal\)' are .*list of texts"):
+            CocoFolder(tmp_path)
 
 
 def test_several_parts_are_not_chosen_between_in_silence(tmp_path):

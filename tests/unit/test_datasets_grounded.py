@@ -27,6 +27,7 @@ def test_a_phrase_has_all_of_its_masks(tmp_path):
     assert int(man.mask.sum()) == 8
     assert dogs.words == ("group of dogs", "dogs")
     assert [str(each) for each in sample.left_out] == ["phrase 'nobody': it has no outline and no mask"]
+    assert sample.left_out[0].words == ("nobody",)
     assert (sample.key, sample.caption) == ("x.jpg", "A man in a red shirt holds a group of dogs.")
 
 
@@ -53,6 +54,8 @@ def test_real_compressed_masks(tmp_path):
     assert np.array_equal(first.objects[0].mask, masks.any(axis=0))
     assert (first.key, second.key, first.caption) == ("x.jpg", "x.jpg#2", None)
     assert [str(each) for each in second.left_out] == ["mask 1 of phrase 'thing': its mask is a int"]
+    # By its other mask the phrase is an object.
+    assert (len(second.objects), second.left_out[0].words) == (1, ())
 
 
 def test_what_grandf_lacks_is_said(tmp_path):
@@ -83,7 +86,9 @@ def test_labels_of_one_picture(tmp_path):
     assert [(each.words, int(each.mask.sum())) for each in sample.objects] == [
         (("man in a red shirt", "man"), 9), (("dogs",), 8)
     ]  # fmt: skip
-    assert [str(each) for each in sample.left_out] == ["label 3 (cat): its mask is empty"]
+    assert [(str(each), each.words) for each in sample.left_out] == [
+        ("label 3 (cat): its mask is empty", ("cat",))
+    ]
     assert (sample.key, sample.caption) == ("images/x.jpg", "A man in a red shirt and dogs.")
 
 
@@ -149,6 +154,21 @@ def test_two_lines_about_one_picture_are_two_samples(tmp_path):
         ("glass of wine", "glass"),
         ("street", "street"),
         ("in the background", "background"),
+        ("a black and white cat", "cat"),
+        ("a red, white and blue flag", "flag"),
+        ("a small, white, fluffy dog", "dog"),
+        ("black and white cats and dogs", "cats"),
+        ("salt and pepper shakers", "shakers"),
+        ("a man and a woman", "man"),
+        ("man and woman", "man"),
+        ("cat, dog, and bird", "cat"),
+        ("two people and their dog", "people"),
+        ("trees and green grass", "trees"),
+        ("a black and white cat and a dog", "cat"),
+        ("the man in a black shirt and jeans", "man"),
+        ("a woman, smiling", "woman"),
+        ("two hot dogs on a plate", "hot dogs"),
+        (",", ","),
     ],
 )
 def test_what_a_phrase_is_about(phrase, head):

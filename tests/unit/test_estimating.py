@@ -252,6 +252,8 @@ def test_the_command(tmp_path):
     found = json.loads(out.read_text())
     assert found["peak"] == found["weights"] + max(phase["peak"] for phase in found["phases"])
     assert f"{found['peak'] / 2**20:,.1f} MiB  weights and the largest" in shown.output
+    folder = CliRunner().invoke(cli, ["estimate", "tiny-llada-v", "--json", str(tmp_path)], obj=session)
+    assert isinstance(folder.exception, UsageError)
     wrong = CliRunner().invoke(cli, ["estimate", "tiny-llada-v", "--image", "large"], obj=session)
     assert wrong.exit_code == 2
     assert "write 640x480" in wrong.output

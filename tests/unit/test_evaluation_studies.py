@@ -223,7 +223,7 @@ def test_a_run_with_studies_continues_and_is_shown_without_the_model(toy, tmp_pa
             "refiner 'guided-upsampling' cannot be made with",
         ),
         (["--sweep", "refiners.guided-upsampling=1,2"], "refiners.guided-upsampling is 1"),
-        (["--sweep", "attribution.centred=true"], "unexpected keyword argument 'centred'"),
+        (["--sweep", "attribution.centred=true"], "unknown parameter 'centred': there are"),
         (["--sweep", "sampler.steps=2"], "sets the sampler (steps)"),
         (["--layers", "every"], "no layers 'every': give all, attention-norm, feed-forward-norm"),
         (["--layers", "0,99"], "probe_layer 99 is not a block"),

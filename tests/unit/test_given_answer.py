@@ -110,8 +110,13 @@ def test_why_not_another_word_than_the_model_said():
 @pytest.mark.parametrize(
     ("targets", "words", "message"),
     [
-        (None, "square", "the targets are none: name one"),
-        (["circle"], "square", "'circle' at @2, 'circle' at @5: name one"),
+        (
+            None,
+            "square",
+            "the targets are none: name one of the answer, whose words are a, red, circle, and$",
+        ),
+        (["circle"], "square", "'circle' at @2, 'circle' at @5: name one, 'circle#1' or 'circle#2'$"),
+        (["red", "@5", "red circle"], "square", ": name one, 'red' or 'circle#2' or 'red circle'$"),
         (["red"], " ", "holds no word"),
     ],
 )

@@ -82,6 +82,8 @@ def test_neighbouring_words_for_one_thing_count_once_with_the_better_map():
     # The released code merges here two words that have nothing to do with a noun between them.
     assert word_scores([poor, other, Noun(HALF), Noun(HALF)]).obj_iou.tolist() == [pytest.approx(1 / 3)] * 2
     assert word_scores([poor, Noun(HALF), good]).obj_iou.tolist() == [pytest.approx(1 / 3), 1]
+    # "A polar bear and a polar bear" are two; so has the released code.
+    assert word_scores([poor, FunctionWord(HALF), good]).obj_iou.tolist() == [pytest.approx(1 / 3), 1]
 
 
 def test_an_empty_mask_is_counted_and_in_no_mean():

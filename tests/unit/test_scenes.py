@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dcam_core.errors import UsageError
 from dcam_plugins.scenes import SceneError, Scenes, describe, write_coco
 from dcam_plugins.scenes.coco import run_lengths
 from dcam_plugins.scenes.rendering import COLOURS, Placement, draw_object, signed_distance
@@ -178,13 +179,15 @@ def test_the_coco_folder_holds_the_scenes(tmp_path, scenes):
     ],
 )
 def test_scenes_that_cannot_be_are_refused_in_one_line(arguments, words):
-    with pytest.raises(SceneError) as caught:
+    # The caller's mistake: on the command line the exit code is 2.
+    with pytest.raises(UsageError) as caught:
         Scenes(*arguments)
+    assert isinstance(caught.value, SceneError)
     assert all(word in str(caught.value) for word in words)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("index", [-1, COUNT])
 def test_an_index_outside_is_an_index_error(scenes, index):
-    with pytest.raises(IndexError, match=f"Scene {index}"):
+    with pytest.raises(IndexError, match=f"scene {index} is asked for"):
         scenes[index]
