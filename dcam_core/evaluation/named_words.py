@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from dcam_core.dataset import SampleObject
+from dcam_core.dataset import LeftOut, SampleObject
 from dcam_core.matching import Match, WordMatcher, target_mask
 from dcam_core.probing.targets import Answer, Target, phrase
 
@@ -19,6 +19,7 @@ __all__ = [
     "NOT_ANNOTATED",
     "NOT_GROUNDED",
     "NOT_SHOWN",
+    "NO_MASK",
     "PART_OF_A_NAME",
     "EvaluatedWord",
     "NamedWord",
@@ -30,7 +31,8 @@ __all__ = [
 NOT_ANNOTATED = "names nothing that is annotated"
 NOT_SHOWN = "names what the picture is not known to show"
 NOT_GROUNDED = "does not depend on the picture"
-PART_OF_A_NAME = "part of a name that is scored at its last word"
+NO_MASK = "names something whose mask could not be used"
+PART_OF_A_NAME = "part of a name that is scored at its head word"
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,34 +84,46 @@ class UnscoredWord:
 
 
 def named_words(
-    answer: Answer, objects: Sequence[SampleObject], matcher: WordMatcher
+    answer: Answer,
+    objects: Sequence[SampleObject],
+    matcher: WordMatcher,
+    left_out: Sequence[LeftOut] = (),
 ) -> tuple[list[NamedWord], list[UnscoredWord]]:
     """Sort the words of an answer, punctuation left out.
 
-    A name of several words is one naming and counts once, at its last word, which in English says what the thing is:
-    "circle" of "red circle". Otherwise objects with long names would count more than others.
+    A name of several words is one naming and counts once, at the word that says what the thing is: "circle" of "red
+    circle", "man" of "man in a red shirt". Otherwise objects with long names would count more than others.
 
     Args:
         answer: the answer.
         objects: the objects of the picture.
         matcher: tells which word names what.
+        left_out: what the data say of the picture and could not be used: words for it name something that is there.
 
     Returns:
         The words that are scored, and those that are not, each in reading order.
     """
     named, unscored = [], []
+    without_mask = {name for each in left_out for name in each.words}
     # Punctuation is shown to the matcher, because it ends a name.
     matches = matcher.match([word.text for word in answer.words], objects)
     for index, (word, match) in enumerate(zip(answer.words, matches, strict=True)):
         if word.is_punctuation:
             continue
         mask = None if match is None else target_mask(match, objects)
-        if match is not None and mask is not None and index == match.words[-1]:
+        if match is not None and mask is not None and index == match.head:
             named.append(NamedWord(phrase(answer, [word]), match, mask))
         else:
-            why = NOT_ANNOTATED if match is None else NOT_SHOWN if mask is None else PART_OF_A_NAME
-            unscored.append(UnscoredWord(word.text, word.positions, why))
+            unscored.append(UnscoredWord(word.text, word.positions, _why(match, mask, without_mask)))
     return named, unscored
+
+
+def _why(match: Match | None, mask: Tensor | None, without_mask: Set[str]) -> str:
+    if match is None:
+        return NOT_ANNOTATED
+    if mask is not None:
+        return PART_OF_A_NAME
+    return NOT_SHOWN if without_mask.isdisjoint(match.names) else NO_MASK
 
 
 def with_grounded(

@@ -145,7 +145,7 @@ class SampleEvaluator:
         sample, inputs, trajectory = answered.sample, answered.inputs, answered.trajectory
         seconds = {"answer": answered.seconds}
         answer = read_answer(trajectory.answer_ids, self.model.tokenizer)
-        named, unscored = named_words(answer, sample.objects, self.matcher)
+        named, unscored = named_words(answer, sample.objects, self.matcher, sample.left_out)
         reliance = self._reliance(sample, inputs, trajectory, answer)
         words = [EvaluatedWord(word.target, word) for word in named]
         left = unscored

@@ -62,10 +62,16 @@ class Counting(ToyTraining):
         first, second, last = self.model.blocks
         first.register_buffer("calls", torch.zeros(2))
         second.register_buffer("mean", torch.zeros(2))
-        first.register_forward_hook(lambda block, args, out: block.calls.add_(1))
-        second.register_forward_hook(lambda block, args, out: setattr(block, "mean", block.mean / 2 + 1))
+        first.register_forward_hook(self.counts)
+        second.register_forward_hook(self.averages)
         if breaks:
             last.register_forward_hook(self.fails)
+
+    def counts(self, block, args, out):
+        block.calls += 1
+
+    def averages(self, block, args, out):
+        block.mean = block.mean / 2 + out[0].mean().detach()
 
     def fails(self, block, args, out):
         if not block.training:

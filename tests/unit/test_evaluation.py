@@ -12,10 +12,10 @@ from support.toy_things import PROMPTS, things
 
 from dcam_core import Explainer
 from dcam_core.cli.main import main
-from dcam_core.dataset import SampleObject
+from dcam_core.dataset import LeftOut, SampleObject
 from dcam_core.errors import ConfigurationError, UsageError
 from dcam_core.evaluation import CEILING, Sweep, evaluate, latex, markdown, named_words
-from dcam_core.evaluation.named_words import NOT_ANNOTATED, NOT_SHOWN, PART_OF_A_NAME
+from dcam_core.evaluation.named_words import NO_MASK, NOT_ANNOTATED, NOT_SHOWN, PART_OF_A_NAME
 from dcam_core.matching import NameMatcher
 from dcam_core.plugins import PluginManager
 from dcam_core.probing.targets import read_answer, select_targets
@@ -89,6 +89,9 @@ def test_a_name_counts_once_at_its_last_word_and_every_other_word_has_a_reason()
         "a": NOT_ANNOTATED, "red": PART_OF_A_NAME, "left": NOT_ANNOTATED, "of": NOT_ANNOTATED,
         "blue": NOT_ANNOTATED, "moon": NOT_SHOWN, "and": NOT_ANNOTATED, "the": NOT_ANNOTATED,
     }  # fmt: skip
+    broken = [LeftOut("annotation 7", "its mask is empty", words=("moon",))]
+    _, unscored = named_words(answer, objects, NameMatcher([("moon",)]), broken)
+    assert {word.word: word.why for word in unscored}["moon"] == NO_MASK
 
 
 # -- numbers -------------------------------------------------------------------------------------------------

@@ -265,7 +265,8 @@ def hostile(tmp_path):
     """A run in which every text that comes from outside is hostile; one word has no mask, one no score."""
     request = {"model": EVIL, "methods": {EVIL: {"a": EVIL}}, "versions": {EVIL: EVIL}}
     folder = RunFolder(tmp_path / "run", request)
-    folder.settle({"samples": 2, "left_out_of_the_dataset": {"its mask is empty": 1}, "methods": {EVIL: {EVIL: [EVIL]}}})
+    facts = {"samples": 2, "left_out_of_the_dataset": {"its mask is empty": 1}}
+    folder.settle({**facts, "methods": {EVIL: {EVIL: [EVIL]}}})
     positions, maps = [(0,), (1,)], torch.rand(2, 3, 4)
     mask = torch.zeros(9, 12, dtype=torch.bool)
     mask[2:5, 3:6] = True
