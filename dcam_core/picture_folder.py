@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -278,7 +279,7 @@ class _Pictures(SharedWork):
         """Write the page of all pictures; every process writes the same."""
         outcome = self.outcome
         page = render_index(outcome.explained, outcome.skipped, self.request["prompt"])
-        self._write(self.out / _INDEX, page, part=f"{_INDEX}.{os.getpid()}")
+        self._write(self.out / _INDEX, page, part=f"{_INDEX}.{platform.node()}.{os.getpid()}")
 
     def _explanation_of(self, picture: Path) -> Path:
         return self.out / picture.name

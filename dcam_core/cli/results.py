@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -39,17 +40,25 @@ def result_folder(out: str | None, default: str) -> Path:
 
 def tell(explanation: Explanation, folder: Path) -> None:
     """The answer and the targets on stderr, for a person; the report's path on stdout, for a script."""
-    click.echo(f"answer: {explanation.answer}", err=True)
+    click.echo(f"answer{_changed(explanation.settings)}: {explanation.answer}", err=True)
+    contrast = "" if explanation.rather_than is None else f" rather than {explanation.rather_than}"
     for index, target in enumerate(explanation.targets):
         notes = f" ({'; '.join(target.notes)})" if target.notes else ""
         facts = f"probability {target.probability:.3f}{_reliance(explanation, index)}{_shares(explanation, index)}"
-        click.echo(f"  {explanation.label(index)}: {facts}{notes}", err=True)
+        click.echo(f"  {explanation.label(index)}{contrast}: {facts}{notes}", err=True)
     if explanation.reliance is not None and (ungrounded := explanation.reliance.ungrounded):
         words = ", ".join(dict.fromkeys(item.word for item in ungrounded))
         click.echo(f"  not grounded in the picture: {words}", err=True)
     if not explanation.targets:
         click.echo("  no word has a map; `-t all` makes one of every word", err=True)
     click.echo(str(folder / "report.html"))
+
+
+def _changed(settings: Mapping[str, Any]) -> str:
+    """In what the answer is not what the model said."""
+    if "why_not" in settings:
+        return f" with {settings['why_not']!r} in the place of {settings['in_place_of']!r}"
+    return " that was given" if "given_answer" in settings else ""
 
 
 def _reliance(explanation: Explanation, index: int) -> str:

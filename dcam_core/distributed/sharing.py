@@ -93,7 +93,8 @@ class _Share(L.LightningModule):
             done = int(self.done.compute())
         if self.trainer.is_global_zero:
             self.work.finish(done)
-        self.trainer.strategy.barrier("merged")
+        with _others_alive():
+            self.trainer.strategy.barrier("merged")
 
 
 def share_out(processes: Processes, work: SharedWork, progress: Progress | None) -> None:

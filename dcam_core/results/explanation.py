@@ -150,6 +150,13 @@ class Explanation:
         """
         return find_target(self, target, occurrence)
 
+    @property
+    def rather_than(self) -> str | None:
+        """Against what the targets are contrasted, as the user named it; None: their maps are of themselves alone."""
+        target = self.settings.get("gradient_target")
+        against = target.get("against") if isinstance(target, Mapping) else None
+        return None if against is None else str(against)
+
     def label(self, index: int) -> str:
         """Give the name of a target among its like: "circle", or "circle#2" where several share the word."""
         return target_label(self, index)

@@ -13,7 +13,7 @@ from lightning.pytorch.strategies import Strategy
 from PIL import Image
 from torch import Tensor
 
-from dcam_core.dataset import Sample
+from dcam_core.dataset import Sample, SampleObject
 from dcam_core.errors import ConfigurationError, DcamError
 from dcam_core.picture import read_picture
 from dcam_core.training.notebook import tag
@@ -145,6 +145,11 @@ def _ready(index: int, sample: object) -> Sample:
         sample = dataclasses.replace(sample, image=read_picture(sample.image))
     size = (sample.image.height, sample.image.width)
     for item in sample.objects:
+        if not isinstance(item, SampleObject) or not item.words:
+            raise ConfigurationError(
+                f"sample {sample.key!r}: one of its objects is a {type(item).__name__} without a name: give a "
+                "dcam_core.dataset.SampleObject(words, mask) with at least one word"
+            )
         what = f"sample {sample.key!r}: the mask of {item.words[0]!r} is"
         mask: object = item.mask
         if not isinstance(mask, Tensor):

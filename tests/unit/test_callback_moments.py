@@ -113,6 +113,7 @@ def masked(change):
         (lambda: [scene(), "scene"], "samples[1] is a str: give a dcam_core.dataset.Sample"),
         (lambda: [scene("a b"), scene("a:b")], "samples 'a b' and 'a:b' would share the tag 'a_b'"),
         (lambda: [replace(scene(), image="a.png")], "sample 'scene': its image is a str"),
+        (lambda: [replace(scene(), objects=["ring"])], "sample 'scene': one of its objects is a str"),
         (lambda: [masked(lambda mask: mask.numpy())], "the mask of 'a' is a ndarray: give a tensor"),
         (lambda: [masked(torch.Tensor.float)], "sample 'scene': the mask of 'a' is torch.float32"),
         (lambda: [masked(torch.Tensor.t)], "the mask of 'a' is [48, 36], and its picture [36, 48]"),

@@ -232,7 +232,7 @@ def test_words_that_do_not_depend_on_the_picture_get_a_number_and_no_map(toy, dc
 def test_a_given_answer_another_word_and_a_contrast(toy, dcam):
     picture = toy / "checkpoint/demo.png"
     text = ["--answer", "a red circle and a green star", "-t", "circle"]
-    found = {}
+    found, told = {}, {}
     for name, more in {
         "plain": [],
         "not": ["--why-not", "square"],
@@ -240,9 +240,14 @@ def test_a_given_answer_another_word_and_a_contrast(toy, dcam):
     }.items():
         code, _, err = dcam(*explain(picture, *text, *more, "--out", name, "probe_layer=0"))
         assert code == 0, err
+        told[name] = err
         found[name] = json.loads(Path(name, "explanation.json").read_text())
     assert found["plain"]["answer"] == "a red circle and a green star"
     assert found["not"]["answer"] == "a red square and a green star"
+    assert told["plain"].startswith("answer that was given: ")
+    assert told["not"].startswith("answer with 'square' in the place of 'circle': ")
+    assert "  circle rather than square: " in told["rather"]
+    assert "rather than square</small>" in Path("rather/report.html").read_text()
     assert [found[name]["targets"][0]["word"] for name in found] == ["circle", "square", "circle"]
     scores = {name: facts["targets"][0]["score"] for name, facts in found.items()}
     # The state is the same, the word alone is hidden: so the logits are, and the contrast is their difference.

@@ -155,6 +155,7 @@ def _contents(explanation: Explanation) -> dict[str, Any]:
         "pieces": list(_pieces(explanation, last)),
         "cards": [_card(explanation, index, last) for index in range(len(explanation.targets))],
         "given": _given(explanation.settings),
+        "rather_than": explanation.rather_than,
         "dependence": _dependence(explanation),
         "ungrounded": _ungrounded(explanation),
         "moving": in_time(explanation),
