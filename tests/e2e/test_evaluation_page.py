@@ -30,15 +30,13 @@ def test_the_options_on_the_page_are_those_of_the_command():
     from dcam_core.cli.evaluate import evaluate
 
     options = {name for each in evaluate.params for name in (*each.opts, *each.secondary_opts)}
-    # What stands before "dcam" in a call is the launcher's.
-    named = set(
-        re.findall(
-            r"(?<![\w-])--[a-z][a-z-]+", re.sub(r"^(torchrun|srun) .*dcam.* evaluate", "", PAGE, flags=re.M)
-        )
-    )
+    # What stands before "dcam" in a call is the launcher's, and SLURM has a paragraph of its own.
+    own = re.sub(r"^(torchrun|srun) .*dcam.* evaluate|^\*\*SLURM\.\*\*(.+\n)+", "", PAGE, flags=re.M)
+    assert "--requeue" not in own
+    named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", own))
     assert named <= options
     told = (
         "dataset methods metrics limit prompt captions every-grounded-word reliance ablate sweep layers seed "
-        "devices nodes strategy"
+        "devices nodes strategy sampler states-per-forward targets-per-backward checkpointing offload"
     )
     assert {f"--{name}" for name in told.split()} | {"--no-baselines", "--no-pictures"} <= named
