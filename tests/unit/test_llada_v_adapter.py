@@ -310,7 +310,9 @@ def test_an_image_processor_takes_the_place_of_the_familys_arithmetic(fixture):
     )
     assert torch.allclose(inputs.embeddings, fixture.expected["prompt_embeds"], atol=2e-5)
     wrong = LLaDAVAdapter.wrap(model, None, Processor(28))
-    with pytest.raises(ConfigurationError, match=r"makes \[2, 3, 28, 28\].*reads \[2, 3, 30, 30\]"):
+    with pytest.raises(
+        ConfigurationError, match=r"makes \[1, 3, 28, 28\] of 1 crops.*reads \[1, 3, 30, 30\]"
+    ):
         wrong.prepare_ids(fixture.picture, fixture.inputs["input_ids"])
 
 

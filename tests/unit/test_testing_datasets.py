@@ -154,7 +154,7 @@ BROKEN = {
     "left-out": [
         (with_fields(left_out=("annotation 3",)), r"'annotation 3' is left out: give a LeftOut"),
         (with_fields(left_out=(LeftOut("annotation 3", " "),)), r"does not say what is left out and why"),
-        (LeavesOut(), r"LeftOut\(what='', why='broken'\) does not say"),
+        (LeavesOut(), r"LeftOut\(what='', why='broken', words=\(\)\) does not say"),
         (
             with_fields(absent=("dot", "line")),
             r"sample 0 has objects called \['dot'\], which it says are absent",
