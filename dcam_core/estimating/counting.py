@@ -63,8 +63,11 @@ class PeakTensorMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self.peak_elsewhere = max(self.peak_elsewhere, self.elsewhere)
         else:
             self.alive += size
-            self.peak, self.recent = max(self.peak, self.alive), max(self.recent, self.alive)
+            self._reach(self.alive)
         weakref.finalize(storage, self._forget, key, elsewhere)
+
+    def _reach(self, count: int) -> None:
+        self.peak, self.recent = max(self.peak, count), max(self.recent, count)
 
     def _forget(self, key: int, elsewhere: bool) -> None:
         size = self._sizes.pop(key, 0)

@@ -23,6 +23,7 @@ from dcam_core.estimating.estimate import MemoryEstimate, Phase
 from dcam_core.estimating.fakes import elsewhere, fake_weights
 from dcam_core.estimating.probing import FirstStates, GraphSize
 from dcam_core.estimating.weights import unpacked_bytes, weight_bytes
+from dcam_core.estimating.workspace import PeakMemory
 from dcam_core.inputs import Inputs
 from dcam_core.probing.attributing import LabelledAttribution
 from dcam_core.probing.readings import TargetReading
@@ -103,7 +104,7 @@ def estimate_run(
         fake_weights(adapter),
         torch.inference_mode(False),
         untouched(adapter.model),
-        PeakTensorMemory() as memory,
+        PeakMemory() as memory,
     ):
         stages = _Stages(adapter, memory, unpacked_bytes(adapter, quantisation))
         with torch.no_grad(), stages.stage("reading the picture"):
@@ -131,7 +132,7 @@ def estimate_run(
         with stages.unlisted("explaining"):
             per_state = explained.per_state()
         offloaded = memory.peak_elsewhere
-    with torch.no_grad(), PeakTensorMemory() as memory:
+    with torch.no_grad(), PeakMemory() as memory:
         # Maps are small and hang on no weight: refiners may look at numbers, and get some.
         raw = [torch.rand(targets, grid.rows, grid.cols) for grid in replays.grids]
         refine(raw, plan.refiners, trajectory, answer, adapter.image_size, [picture])

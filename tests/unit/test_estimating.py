@@ -24,6 +24,7 @@ from dcam_core.errors import CheckpointError, ConfigurationError, UsageError
 from dcam_core.estimating import PeakTensorMemory
 from dcam_core.estimating.fakes import fake_weights
 from dcam_core.estimating.weights import weight_bytes
+from dcam_core.estimating.workspace import depthwise_workspace
 from dcam_core.models import outline_model
 from dcam_core.testing.toy import toy_adapter, toy_picture
 
@@ -68,6 +69,23 @@ def test_an_estimate_is_what_the_allocator_counts(case):
     assert estimate.activations == pytest.approx(peak_allocated(explain), rel=0.2)
     held = (*adapter.model.parameters(), *adapter.model.buffers())
     assert estimate.weights == sum(tensor.nbytes for tensor in held)
+
+
+@pytest.mark.parametrize("name", ["tiny-lavida", "tiny-mmada"])
+def test_a_large_picture_whose_refining_takes_the_most_is_estimated_too(name):
+    explainer = Explainer(load_model(name), "dcam")
+    picture = toy_picture(SIZE).resize((640, 480))
+    estimate = explainer.estimate_memory(picture.size)
+    measured = peak_allocated(lambda: explainer.explain(picture, "describe the picture", targets=[0]))
+    assert estimate.activations == pytest.approx(measured, rel=0.2)
+
+
+@pytest.mark.parametrize(("batch", "channels"), [(1, 3), (2, 9), (3, 1)])
+def test_the_workspace_of_a_depthwise_convolution(batch, channels):
+    values, weight = torch.rand(batch, channels, 90, 80), torch.rand(channels, 1, 33, 33)
+    result = torch.nn.functional.conv2d(values, weight, groups=channels)
+    measured = peak_allocated(lambda: torch.nn.functional.conv2d(values, weight, groups=channels))
+    assert depthwise_workspace(values, weight, result) == pytest.approx(measured, rel=0.1)
 
 
 def test_replays_alone_are_estimated_too():
