@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -148,7 +146,8 @@ def explain_folder(
                 work.do_all(progress)
             else:
                 processes.share(work, progress)
-        work.show()
+        if processes is None or processes.is_first():
+            work.show()
     finally:
         work.launch.release()
     return work.outcome
@@ -276,10 +275,10 @@ class _Pictures(SharedWork):
             )
 
     def show(self) -> None:
-        """Write the page of all pictures; every process writes the same."""
+        """Write the page of all pictures; of several processes, the first does."""
         outcome = self.outcome
         page = render_index(outcome.explained, outcome.skipped, self.request["prompt"])
-        self._write(self.out / _INDEX, page, part=f"{_INDEX}.{platform.node()}.{os.getpid()}")
+        self._write(self.out / _INDEX, page, part=f"{_INDEX}.part")
 
     def _explanation_of(self, picture: Path) -> Path:
         return self.out / picture.name

@@ -139,7 +139,7 @@ class MMaDAAdapter(MaskedAdapter[MMaDAConfig]):
         def fill(model: MMaDA) -> None:
             assign_weights(model, weight_files(folder), placement=placement, blocks=BLOCKS)
 
-        return cls._of_folder(folder, vq, placement.device, fill)
+        return cls._of_folder(folder, read_config(folder), vq, placement.device, fill)
 
     @classmethod
     def outline(
@@ -159,19 +159,25 @@ class MMaDAAdapter(MaskedAdapter[MMaDAConfig]):
         Raises:
             CheckpointError: as `load`.
         """
+        found = read_config(folder)
 
         def fill(model: MMaDA) -> None:
-            model.to(stated_dtype(read_config(folder)))
+            model.to(stated_dtype(found))
             outline_weights(model, present_weight_files(folder), placement=placement)
 
-        return cls._of_folder(folder, vq, torch.device("cpu"), fill)
+        return cls._of_folder(folder, found, vq, torch.device("cpu"), fill)
 
     @classmethod
     def _of_folder(
-        cls, folder: Path, vq: str | Path | None, device: torch.device, fill: Callable[[MMaDA], None]
+        cls,
+        folder: Path,
+        found: Mapping[str, Any],
+        vq: str | Path | None,
+        device: torch.device,
+        fill: Callable[[MMaDA], None],
     ) -> Self:
         """A checkpoint with its image tokenizer on a device, and whatever fills the language model made on meta."""
-        config = MMaDAConfig.from_dict(read_config(folder))
+        config = MMaDAConfig.from_dict(found)
         # Small, and the part that is most often missing: looked for before gigabytes are read.
         image_tokenizer = Magvit.load(image_tokenizer_folder(folder, config, vq), device=device)
         check_image_tokenizer(image_tokenizer, config)

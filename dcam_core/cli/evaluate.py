@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dcam_core.cli.loading_options import loading_options
-from dcam_core.cli.measuring import continuable, listed, print_tables
+from dcam_core.cli.measuring import continuable, listed, print_tables, sampler_option
 from dcam_core.cli.process_options import process_options, speaks
 from dcam_core.cli.replaying_options import replaying_options
 from dcam_core.cli.session import Session
@@ -99,13 +99,7 @@ __all__ = ["evaluate"]
     show_default=True,
     help="Whether small pictures of all maps are kept, which table.html shows behind the numbers.",
 )
-@click.option(
-    "--sampler",
-    "sampler_settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="How answers are written: steps=32. May be repeated.  [default: the model's own]",
-)
+@sampler_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
 @process_options
 @replaying_options

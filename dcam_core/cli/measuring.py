@@ -1,4 +1,4 @@
-"""What commands that measure share: lists in options, runs that can be continued, tables on the terminal."""
+"""What commands that measure share: options and lists in them, runs that can be continued, tables on the terminal."""
 
 from __future__ import annotations
 
@@ -13,9 +13,17 @@ import click
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-__all__ = ["continuable", "listed", "print_tables"]
+__all__ = ["continuable", "listed", "print_tables", "sampler_option"]
 
 _WIDTH_OF_A_FILE = 160
+
+sampler_option = click.option(
+    "--sampler",
+    "sampler_settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="How answers are written: steps=32. May be repeated.  [default: the model's own]",
+)
 
 
 def listed(text: str) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dcam_core.cli.loading_options import loading_options
-from dcam_core.cli.measuring import continuable, listed, print_tables
+from dcam_core.cli.measuring import continuable, listed, print_tables, sampler_option
 from dcam_core.cli.session import Session
 from dcam_core.errors import UsageError
 
@@ -41,13 +41,7 @@ __all__ = ["reproduce"]
     show_default=True,
     help="Further methods, below the paper's rows; presets or YAML files.",
 )
-@click.option(
-    "--sampler",
-    "sampler_settings",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="How answers are written: steps=32. May be repeated.  [default: the model's own]",
-)
+@sampler_option
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sampler.")
 @click.option("-o", "--out", metavar="DIR", help="Folder for the results.")
 @click.pass_obj

@@ -26,9 +26,9 @@ def undisturbed(module: nn.Module) -> Iterator[None]:
 
     Afterwards everything is as before, also if the body raised: mode of every submodule, `requires_grad`, buffers of
     up to 1 MiB, the random states of Python, NumPy, torch and CUDA (of no other accelerator, such as MPS or XPU),
-    inference mode, grad mode and autocast. Gradients and the state of
-    optimisers are not read or written: what is frozen gets no gradient. Explanations are computed in the dtype of the
-    weights; under "bf16-mixed" that is float32. What `torch.compile` has compiled runs uncompiled: it would be
+    inference mode, grad mode and autocast. Gradients and the state of optimisers are not read or written: what is
+    frozen gets no gradient. Explanations are computed in the dtype of the weights; under "bf16-mixed" that is
+    float32. What `torch.compile` has compiled runs uncompiled: it would be
     compiled again for hooks, other shapes and other modes; what is compiled for the training stays.
 
     Args:

@@ -105,9 +105,8 @@ def test_replays_alone_are_estimated_too():
     assert 0 < estimate.per_state < explaining / 2
 
 
-def test_a_mixture_of_experts_that_reads_masked_patches_is_estimated_too(tmp_path):
-    folder = write_checkpoint(tmp_path)
-    loaded, outline = load_model(folder), outline_model(folder)
+def assert_outlines(outline, loaded):
+    """An outline has no numbers, and otherwise all that the loaded model has."""
     assert all(parameter.is_meta for parameter in outline.model.parameters())
     forms = [
         {n: (p.shape, p.dtype) for n, p in adapter.model.named_parameters()} for adapter in (outline, loaded)
@@ -115,6 +114,12 @@ def test_a_mixture_of_experts_that_reads_masked_patches_is_estimated_too(tmp_pat
     assert forms[0] == forms[1]
     assert weight_bytes(outline) == weight_bytes(loaded)
     assert outline.default_sampler == loaded.default_sampler
+
+
+def test_a_mixture_of_experts_that_reads_masked_patches_is_estimated_too(tmp_path):
+    folder = write_checkpoint(tmp_path)
+    loaded, outline = load_model(folder), outline_model(folder)
+    assert_outlines(outline, loaded)
     options = {"method": "grad-cam", "overrides": ["mask_step=commit", "probe_layer=0"], "prompt": "describe"}
     estimate = estimate_memory(outline, SIZE, 3, **options)
     assert not estimate.left_out
@@ -148,13 +153,7 @@ def test_real_masks_select_from_fakes():
 @pytest.mark.parametrize("name", ["tiny-llada-v", "tiny-lavida", "tiny-mmada"])
 def test_an_outline_tells_what_the_loaded_model_tells(name):
     outline, loaded = outline_model(name), load_model(name)
-    assert all(parameter.is_meta for parameter in outline.model.parameters())
-    forms = [
-        {n: (p.shape, p.dtype) for n, p in adapter.model.named_parameters()} for adapter in (outline, loaded)
-    ]
-    assert forms[0] == forms[1]
-    assert weight_bytes(outline) == weight_bytes(loaded)
-    assert outline.default_sampler == loaded.default_sampler
+    assert_outlines(outline, loaded)
     estimate = Explainer(outline).estimate_memory(SIZE, 2, prompt=PROMPT)
     assert estimate.prompt_length == loaded.prepare(toy_picture(SIZE), PROMPT).prompt_length
 
