@@ -43,16 +43,16 @@ def guided_upsampling(maps: Tensor, picture: Tensor, cells: float, pixels: int, 
     if not len(maps):
         return maps.new_zeros(0, *size)
     values = at_least_float32(maps)
-    stretched = F.interpolate(values[:, None], size, mode="bilinear", align_corners=False)
+    # All maps are channels of one picture, so that what the windows show is worked out once.
+    stretched = F.interpolate(values[None], size, mode="bilinear", align_corners=False)
     guide = F.interpolate(picture[None].to(values.dtype), size, mode="bilinear", antialias=True)
     # The border is mirrored, which it can be no further than by its own length.
     window = [
         min(2 * round(cells * length / count / 2) + 1, 2 * length - 1)
         for length, count in zip(size, (rows, columns), strict=True)
     ]
-    shown = guide.expand(len(maps), -1, -1, -1)
-    fitted = guided_blur(shown, stretched, (window[0], window[1]), epsilon)
-    return fitted[:, 0].clamp(0, 1).to(maps.dtype)
+    fitted = guided_blur(guide, stretched, (window[0], window[1]), epsilon, separable=True)
+    return fitted[0].clamp(0, 1).to(maps.dtype)
 
 
 def outlined(fine: Tensor, maps: Tensor, rest: float) -> Tensor:

@@ -24,6 +24,7 @@ from benchmarks import (
     bench_modules,
     bench_refinement,
     bench_reliance,
+    bench_upsampling,
 )
 
 BENCHMARKS = {
@@ -34,6 +35,7 @@ BENCHMARKS = {
     "map-quality": bench_map_quality,
     "modules": bench_modules,
     "reliance": bench_reliance,
+    "upsampling": bench_upsampling,
 }
 
 

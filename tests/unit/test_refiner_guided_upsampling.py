@@ -152,6 +152,35 @@ def test_a_faint_map_stays_faint_and_an_empty_one_empty(surrounded):
     assert empty.eq(0).all()
 
 
+def in_windows(values: torch.Tensor, reach: int) -> torch.Tensor:
+    """[C, H, W] -> [H, W, C, pixels of a window], mirrored at the border."""
+    mirrored = torch.nn.functional.pad(values[None], (reach,) * 4, mode="reflect")[0]
+    side = 2 * reach + 1
+    return mirrored.unfold(1, side, 1).unfold(2, side, 1).flatten(3).permute(1, 2, 0, 3)
+
+
+@settings(max_examples=25, deadline=None)
+@given(reach=st.integers(1, 4), count=st.integers(1, 4), seed=st.integers(0, 1000))
+def test_every_map_is_fitted_in_every_window_as_the_paper_writes_it(reach, count, seed):
+    random = torch.Generator().manual_seed(seed)
+    picture = torch.rand(3, 6, 7, generator=random, dtype=torch.float64)
+    maps = torch.rand(count, 6, 7, generator=random, dtype=torch.float64)
+    found = guided_upsampling(maps, picture, cells=2 * reach, pixels=1, epsilon=1e-2)
+    colours = in_windows(picture, reach)
+    middle = colours.mean(-1, keepdim=True)
+    spread = (colours - middle) @ (colours - middle).mT / colours.shape[-1] + 1e-2 * torch.eye(3)
+    for map_, fine in zip(maps, found, strict=True):
+        seen = in_windows(map_[None], reach)
+        together = (colours - middle) @ (seen - seen.mean(-1, keepdim=True)).mT / colours.shape[-1]
+        slope = torch.linalg.solve(spread, together)
+        offset = seen.mean(-1, keepdim=True) - slope.mT @ middle
+        # Equation 8 of the paper: what a pixel gets is the mean over the windows that it lies in.
+        lines = torch.cat([slope, offset], dim=2).squeeze(-1).permute(2, 0, 1)
+        mean = in_windows(lines, reach).mean(-1).permute(2, 0, 1)
+        expected = (mean[:3] * picture).sum(0) + mean[3]
+        torch.testing.assert_close(fine, expected.clamp(0, 1))
+
+
 @settings(max_examples=25, deadline=None)
 @given(rest=st.floats(0, 0.5), seed=st.integers(0, 1000))
 def test_maps_with_a_rest_are_in_range_and_the_same_alone_as_together(rest, seed):
@@ -162,6 +191,8 @@ def test_maps_with_a_rest_are_in_range_and_the_same_alone_as_together(rest, seed
     assert 0 <= together.min() <= together.max() <= 1
     assert torch.allclose(together.amax((1, 2)), coarse.amax((1, 2)))
     for index in range(3):
+        alone = guided_upsampling(coarse[[index]], picture, 2, 8, 1e-3)[0]
+        torch.testing.assert_close(alone, fine[index], atol=1e-5, rtol=0)
         assert torch.equal(outlined(fine[[index]], coarse[[index]], rest)[0], together[index])
     assert outlined(fine[:0], coarse[:0], rest).shape == (0, 30, 32)
 
