@@ -31,6 +31,7 @@ _EXPORTS = {
     "LeftOut": "dataset",
     "Metric": "metric",
     "ModelAttribution": "attribution",
+    "ModelMeasure": "model_measure",
     "PluginManager": "plugins",
     "ProbeState": "probing.mask_steps",
     "Refiner": "refiner",
@@ -60,6 +61,7 @@ __all__ = [
     "LeftOut",
     "Metric",
     "ModelAttribution",
+    "ModelMeasure",
     "PluginManager",
     "ProbeState",
     "Refiner",
@@ -89,6 +91,7 @@ if TYPE_CHECKING:
     from dcam_core.hookspecs import hookimpl
     from dcam_core.inputs import ImageView, Inputs
     from dcam_core.metric import Metric
+    from dcam_core.model_measure import ModelMeasure
     from dcam_core.models import load_model, wrap_model
     from dcam_core.plugins import PluginManager, default_manager
     from dcam_core.probing.gradient_targets import GradientTarget

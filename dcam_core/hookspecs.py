@@ -107,7 +107,7 @@ def dcam_register_methods(register: Register) -> None:
 
 @hookspec
 def dcam_register_metrics(register: Register) -> None:
-    """Offer metrics that compare maps with object masks, subclasses of `dcam_core.Metric`.
+    """Offer metrics: subclasses of `dcam_core.Metric`, which compare maps with masks, or of `dcam_core.ModelMeasure`.
 
     Args:
         register: `register(name, target)`. With `columns=[...]` it is measured by `dcam evaluate` if the user names

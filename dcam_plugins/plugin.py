@@ -59,6 +59,7 @@ _METRICS = {
     "energy-lift": "EnergyLift",
     "energy-pointing-game": "EnergyPointingGame",
     "f1": "F1",
+    "func-iou": "FuncIoU",
     "iou": "IntersectionOverUnion",
     "mean-f3": "MeanF3",
     "miou": "MeanIoU",

@@ -1,5 +1,6 @@
 """Comparing methods: one answer per picture, explained by all, scored by word, kept so that nothing is lost."""
 
+from dcam_core.evaluation.asked_sample import AskedSample
 from dcam_core.evaluation.bootstrap import bootstrap_intervals
 from dcam_core.evaluation.evaluating import evaluate
 from dcam_core.evaluation.folder import RunFolder
@@ -13,6 +14,7 @@ from dcam_core.evaluation.tables import latex, markdown, terminal
 __all__ = [
     "CEILING",
     "Ablation",
+    "AskedSample",
     "Estimate",
     "EvaluatedSample",
     "Layers",

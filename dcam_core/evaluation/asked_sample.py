@@ -93,6 +93,15 @@ class AskedSample:
         self._curves.append((maps, baseline, intervals, curves))
         return curves
 
+    def maps_beside(self, words: Sequence[Target], explainer: Explainer) -> Tensor:
+        """[T + W, rows, columns] in [0, 1]: maps of the T words and of W others, refined together.
+
+        What a refiner makes of a map may depend on the maps beside it: the T words' are not those that they have
+        without the others.
+        """
+        targets = (*self.targets, *words)
+        return self._changed(("words", targets), targets=targets).explain(explainer)[0].maps
+
     # -- raw maps, of this run and of others -----------------------------------------------------------------
 
     def raw_maps(self, explainer: Explainer) -> Tensor:

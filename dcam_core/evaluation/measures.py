@@ -11,8 +11,9 @@ from torch import Tensor
 from dcam_core.errors import ConfigurationError, UnknownNameError
 from dcam_core.evaluation.against import AGAINST
 from dcam_core.evaluation.making import read_parameters
-from dcam_core.evaluation.model_measures import FAITHFULNESS, MODEL_MEASURES, ModelMeasure, model_measure
+from dcam_core.evaluation.model_measures import FAITHFULNESS, MODEL_MEASURES, model_measure
 from dcam_core.metric import Metric
+from dcam_core.model_measure import ModelMeasure
 from dcam_core.plugins.entry import normalise
 from dcam_core.plugins.making import make
 from dcam_core.plugins.registry import Entry, Registry
@@ -24,7 +25,7 @@ HALF_CELL = "half-cell"
 
 
 class Measure:
-    """A metric with its parameters.
+    """A metric that compares maps with masks, with its parameters.
 
     Attributes:
         label: how it was asked for: "NAME" or "NAME:KEY=VALUE:KEY=VALUE".
@@ -37,10 +38,12 @@ class Measure:
             one of `AGAINST`, is no parameter of the metric: it says which pixels the maps are compared with.
 
     Raises:
-        ConfigurationError: the metric does not take these parameters.
+        ConfigurationError: the metric does not take these parameters, or asks for more than maps and masks.
     """
 
-    def __init__(self, label: str, entry: Entry[type[Metric]], parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, label: str, entry: Entry[type[Metric | ModelMeasure]], parameters: Mapping[str, Any]
+    ) -> None:
         self.label = label
         self._entry, self._parameters = entry, dict(parameters)
         against = str(self._parameters.pop("against", "word"))
@@ -72,7 +75,12 @@ class Measure:
             filled = {
                 key: half_cell if value == HALF_CELL else value for key, value in self._parameters.items()
             }
-            self._made[half_cell] = make(self._entry, filled)
+            metric = make(self._entry, filled)
+            if not isinstance(metric, Metric):
+                raise ConfigurationError(
+                    f"metric {self.label!r} needs more than maps and masks, and here is no more: leave it out"
+                )
+            self._made[half_cell] = metric
         return self._made[half_cell]
 
 
@@ -94,7 +102,7 @@ class AskingMeasure:
         return self.measure.higher_is_better
 
 
-def measures(registry: Registry[type[Metric]], asked: Sequence[str] | None) -> list[Measure]:
+def measures(registry: Registry[type[Metric | ModelMeasure]], asked: Sequence[str] | None) -> list[Measure]:
     """The metrics that are asked for, all of which compare maps with masks.
 
     Args:
@@ -109,7 +117,9 @@ def measures(registry: Registry[type[Metric]], asked: Sequence[str] | None) -> l
     return [Measure(label, registry.entry(name), parameters) for label, name, parameters in _read(labels)]
 
 
-def columns(registry: Registry[type[Metric]], asked: Sequence[str] | None) -> list[Measure | AskingMeasure]:
+def columns(
+    registry: Registry[type[Metric | ModelMeasure]], asked: Sequence[str] | None
+) -> list[Measure | AskingMeasure]:
     """The columns of an evaluation: metrics that compare maps with masks, and measures that ask the model.
 
     Args:
@@ -125,15 +135,23 @@ def columns(registry: Registry[type[Metric]], asked: Sequence[str] | None) -> li
     labels = [
         label for each in (["localisation"] if asked is None else asked) for label in sets.get(each, (each,))
     ]
-    return [
-        AskingMeasure(label, model_measure(normalise(name), parameters))
-        if normalise(name) in MODEL_MEASURES
-        else Measure(label, _entry(registry, name), parameters)
-        for label, name, parameters in _read(labels)
-    ]
+    return [_column(registry, *each) for each in _read(labels)]
 
 
-def _entry(registry: Registry[type[Metric]], name: str) -> Entry[type[Metric]]:
+def _column(
+    registry: Registry[type[Metric | ModelMeasure]], label: str, name: str, parameters: Mapping[str, Any]
+) -> Measure | AskingMeasure:
+    if normalise(name) in MODEL_MEASURES:
+        return AskingMeasure(label, model_measure(normalise(name), parameters))
+    entry = _entry(registry, name)
+    if not issubclass(entry.load(), ModelMeasure):
+        return Measure(label, entry, parameters)
+    measure = make(entry, parameters)
+    assert isinstance(measure, ModelMeasure)
+    return AskingMeasure(label, measure)
+
+
+def _entry(registry: Registry[type[Metric | ModelMeasure]], name: str) -> Entry[type[Metric | ModelMeasure]]:
     """A registered metric; if there is none, the message names the measures that ask the model too."""
     try:
         return registry.entry(name)
@@ -142,7 +160,7 @@ def _entry(registry: Registry[type[Metric]], name: str) -> Entry[type[Metric]]:
         raise UnknownNameError(error.kind, error.name, known, error.hint) from error.__cause__ or error
 
 
-def _of_tables(registry: Registry[type[Metric]]) -> list[str]:
+def _of_tables(registry: Registry[type[Metric | ModelMeasure]]) -> list[str]:
     """The metrics that are meant for tables."""
     return [
         f"{entry.name}:{text}" if text else entry.name

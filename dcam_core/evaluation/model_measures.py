@@ -5,9 +5,9 @@ What they compute is in `dcam_core.faithfulness`; here they get a name, paramete
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ from dcam_core.faithfulness import (
     road,
     spearman,
 )
+from dcam_core.model_measure import ModelMeasure
 from dcam_core.plugins.making import check_parameters
 
 if TYPE_CHECKING:
@@ -29,32 +30,7 @@ if TYPE_CHECKING:
 
     from dcam_core.explainer import Explainer
 
-__all__ = ["FAITHFULNESS", "MODEL_MEASURES", "ModelMeasure", "likeness", "model_measure"]
-
-
-class ModelMeasure(ABC):
-    """A column whose numbers the model gives.
-
-    Parameters that cannot be right are refused when it is made, before a model is loaded.
-
-    Attributes:
-        higher_is_better: whether a larger score is a better one.
-    """
-
-    higher_is_better: ClassVar[bool] = True
-
-    @abstractmethod
-    def score(self, sample: AskedSample, maps: Tensor, explainer: Explainer | None) -> Tensor:
-        """Score the maps of a sample's words.
-
-        Args:
-            sample: the run and its words.
-            maps: [T, rows, columns] in [0, 1], the maps of a method.
-            explainer: the method; None where the maps are no method's, but known.
-
-        Returns:
-            [T] float64, NaN where there is no score.
-        """
+__all__ = ["FAITHFULNESS", "MODEL_MEASURES", "likeness", "model_measure"]
 
 
 class _OfCurves(ModelMeasure):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from dcam_core.attribution import Attribution, ModelAttribution
     from dcam_core.dataset import ExplanationDataset
     from dcam_core.metric import Metric
+    from dcam_core.model_measure import ModelMeasure
     from dcam_core.refiner import Refiner
 
 __all__ = ["AdapterRegistry", "Entry", "Registries", "Registry", "import_object", "normalise"]
@@ -233,8 +234,10 @@ class Registries:
             "refiner", plugins, subclass_of("dcam_core.refiner:Refiner")
         )
         self.methods: Registry[Path] = Registry("method", plugins, file)
-        self.metrics: Registry[type[Metric]] = Registry(
-            "metric", plugins, subclass_of("dcam_core.metric:Metric")
+        self.metrics: Registry[type[Metric | ModelMeasure]] = Registry(
+            "metric",
+            plugins,
+            subclass_of("dcam_core.metric:Metric", "dcam_core.model_measure:ModelMeasure"),
         )
         self.datasets: Registry[type[ExplanationDataset]] = Registry(
             "dataset", plugins, subclass_of("dcam_core.dataset:ExplanationDataset")

@@ -11,6 +11,7 @@ from dcam_plugins.metrics.contrast import (
 )
 from dcam_plugins.metrics.energy_pointing_game import EnergyLift, EnergyPointingGame
 from dcam_plugins.metrics.f3 import F3OfMeans, MeanF3, f3_score
+from dcam_plugins.metrics.func_iou import FuncIoU
 from dcam_plugins.metrics.intersection_over_union import IntersectionOverUnion
 from dcam_plugins.metrics.localisation import (
     Overlap,
@@ -35,6 +36,7 @@ __all__ = [
     "EnergyPointingGame",
     "F1",
     "F3OfMeans",
+    "FuncIoU",
     "FunctionWord",
     "IntersectionOverUnion",
     "MeanF3",

@@ -64,7 +64,9 @@ class WordScoresOfPicture(NamedTuple):
     undefined: int
 
 
-def word_scores(words: Sequence[Noun | FunctionWord]) -> WordScoresOfPicture:
+def word_scores(
+    words: Sequence[Noun | FunctionWord], size: tuple[int, int] | None = None
+) -> WordScoresOfPicture:
     """Score the words of one answer.
 
     A noun's map is read in 256 grey levels, stretched over the picture, and binarised at Otsu's threshold; of the
@@ -75,6 +77,7 @@ def word_scores(words: Sequence[Noun | FunctionWord]) -> WordScoresOfPicture:
     Args:
         words: nouns and function words in reading order. Other words are left out; words next to each other here
             count as neighbours, so the two nouns of "a cat and a cat" are none.
+        size: (height, width) of the picture, where no mask says it; without either, maps are read on their own grid.
 
     Returns:
         The scores. Unlike the released code, a noun without object is never merged with anything.
@@ -86,7 +89,7 @@ def word_scores(words: Sequence[Noun | FunctionWord]) -> WordScoresOfPicture:
     objects: list[tuple[str | int | None, Tensor]] = []
     thresholds: list[Tensor] = []
     undefined, before = 0, None
-    size = _picture_size(words)
+    size = _picture_size(words, size)
     for word in words:
         if isinstance(word, FunctionWord):
             before = None
@@ -193,17 +196,18 @@ def _best_token(maps: Tensor, mask: Tensor) -> Tensor:
     return scores[scores[:, 0].argmax()]
 
 
-def _picture_size(words: Sequence[Noun | FunctionWord]) -> tuple[int, int] | None:
-    """(height, width) of the masks; None without any, and then maps are compared as they are."""
-    size = None
+def _picture_size(
+    words: Sequence[Noun | FunctionWord], size: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """(height, width) of the masks; without any, what was given."""
     for number, word in enumerate(words):
         _check(number, word)
         if isinstance(word, Noun) and word.mask is not None:
             height, width = word.mask.shape
-            if size not in (None, (height, width)):
+            if size is not None and size != (height, width):
                 raise UsageError(
-                    f"words[{number}].mask is {[height, width]} beside others of {list(size or ())}: words of one "
-                    "answer are compared on one picture"
+                    f"words[{number}].mask is {[height, width]} beside others of {list(size)}: words of one answer "
+                    "are compared on one picture"
                 )
             size = (height, width)
     return size

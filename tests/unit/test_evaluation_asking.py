@@ -17,7 +17,7 @@ from dcam_core.denoising.given import given_trajectory
 from dcam_core.errors import ConfigurationError, UnknownNameError, UsageError
 from dcam_core.evaluation import CEILING, SampleEvaluator, evaluate, markdown
 from dcam_core.evaluation.asked_sample import AskedSample
-from dcam_core.evaluation.measures import columns
+from dcam_core.evaluation.measures import columns, measures
 from dcam_core.evaluation.model_measures import likeness
 from dcam_core.evaluation.named_words import NOT_ANNOTATED, NOT_GROUNDED, NOT_SHOWN
 from dcam_core.evaluation.reliance import separation
@@ -41,6 +41,7 @@ from dcam_core.probing.baseline_pictures import BASELINES
 from dcam_core.probing.replays import Replays
 from dcam_core.probing.targets import read_answer, select_targets
 from dcam_core.testing.toy import toy_adapter, toy_picture
+from dcam_plugins.metrics import FunctionWord, Noun, word_scores
 
 PLUGINS = ("dcam_plugins.plugin", "dcam_core.testing.plugin", "support.toy_things")
 CAPTION = "the red circle and a blue moon"
@@ -199,6 +200,53 @@ def test_curves_are_asked_once_for_all_columns_of_a_map(asked, manager, monkeypa
     for column in columns(manager.registries.metrics, labels):
         column.measure.score(sample, maps, None)
     assert len(asks) == 2 + 2 * 2 * (3 - 1)  # with the whole picture, without it; 2 words, 2 curves
+
+
+# -- function words ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["grad-cam", "diffusion-cam", "dcam"])
+def test_func_iou_is_that_of_the_answers_function_words(method, unsure, run, manager, asked):
+    inputs, trajectory, answer, targets = run
+    picture, explainer = toy_picture(), Explainer(unsure, method, manager=manager)
+    (column,) = columns(manager.registries.metrics, ["func-iou"])
+    maps = torch.rand(2, 3, 4)
+    found = column.measure.score(asked(explainer), maps, explainer)
+    cold = select_targets(answer, ["the", "and", "a"])
+    run = explainer.explain_run(inputs, trajectory, answer, (*targets, *cold), pictures=[picture])
+    nouns, others = run.maps[:2, None], run.maps[2:, None]
+    words = word_scores([*map(Noun, nouns), *map(FunctionWord, others)], (36, 48)).func_iou
+    assert len(words) == 3
+    assert found.tolist() == pytest.approx([float(words.mean())] * 2)
+    assert column.higher_is_better
+    assert column.measure.score(asked(), maps, None).isnan().all()
+
+
+def test_words_that_are_cold_in_truth_have_the_best_func_iou(unsure, run, manager, asked, monkeypatch):
+    def beside(self, words, explainer):
+        assert [word.word for word in words] == ["the", "and", "a"]
+        return torch.stack([*torch.eye(6)[None, 2:5, 2:].repeat(2, 1, 1), *torch.zeros(3, 3, 4)])
+
+    monkeypatch.setattr(AskedSample, "maps_beside", beside)
+    (column,) = columns(manager.registries.metrics, ["func-iou"])
+    explainer = Explainer(unsure, "grad-cam", manager=manager)
+    assert column.measure.score(asked(explainer), torch.rand(2, 3, 4), explainer).tolist() == [1, 1]
+
+
+def test_an_answer_without_function_words_has_none(unsure, run, manager):
+    inputs = run[0]
+    trajectory = given_trajectory(unsure, "red circle", unsure.default_sampler)
+    answer = read_answer(trajectory.answer_ids, unsure.tokenizer)
+    runs = SharedRuns(inputs, trajectory, answer, select_targets(answer, ["circle"]), [toy_picture()])
+    (column,) = columns(manager.registries.metrics, ["func-iou"])
+    explainer = Explainer(unsure, "grad-cam", manager=manager)
+    sample = AskedSample(unsure, inputs.prompt, runs, (3, 4))
+    assert column.measure.score(sample, torch.rand(1, 3, 4), explainer).isnan().all()
+
+
+def test_a_metric_that_needs_the_run_is_not_compared_with_published_tables(manager):
+    with pytest.raises(ConfigurationError, match="'func-iou' needs more than maps and masks"):
+        measures(manager.registries.metrics, ["func-iou"])
 
 
 # -- methods that share replays ------------------------------------------------------------------------------

@@ -14,11 +14,15 @@ from dcam_core import (
     Explainer,
     ExplanationDataset,
     Metric,
+    ModelMeasure,
     Refiner,
     Sample,
+    SampleObject,
     hookimpl,
     load_model,
 )
+from dcam_core.errors import ConfigurationError
+from dcam_core.evaluation import evaluate
 from dcam_core.plugins import PluginManager
 from dcam_core.testing.toy import ToyAdapter, toy_adapter, toy_picture
 
@@ -55,7 +59,8 @@ class Ponds(ExplanationDataset):
     def __getitem__(self, index):
         if index != 0:
             raise IndexError(index)
-        return Sample("pond", toy_picture(), PROMPT, ())
+        moon = SampleObject(("moon",), torch.arange(36 * 48).view(36, 48) < 200)
+        return Sample("pond", toy_picture(), PROMPT, [moon], caption="a red moon")
 
 
 @pytest.fixture
@@ -150,6 +155,35 @@ def test_metrics_are_given_by_name(loaded):
     metric = loaded(dcam_register_metrics).registries.metrics.get("Area")()
     metric.update(torch.tensor([[[0.9, 0.1]]]), torch.tensor([[[True, True]]]))
     assert metric.compute() == 0.5
+
+
+def test_a_measure_that_is_given_the_run_is_a_column_of_evaluations(loaded, tmp_path):
+    class Words(ModelMeasure):
+        """How many words the answer has, less `fewer`."""
+
+        higher_is_better = False
+
+        def __init__(self, *, fewer=0):
+            self.fewer = fewer
+
+        def score(self, sample, maps, explainer):
+            return torch.full((len(maps),), len(sample.runs.answer.words) - self.fewer, dtype=torch.float64)
+
+    def dcam_register_metrics(register):
+        register("words", Words)
+
+    def dcam_register_datasets(register):
+        register("ponds", Ponds)
+
+    manager = loaded(dcam_register_metrics, dcam_register_datasets)
+    asked = {"captions": True, "baselines": False, "manager": manager}
+    columns = ["words", "words:fewer=2"]
+    summary = evaluate(toy_adapter(), "ponds", ["grad-cam"], tmp_path / "out", metrics=columns, **asked)
+    assert summary.metrics == {"words": False, "words:fewer=2": False}
+    found = summary.methods["grad-cam"]
+    assert (found["words"].mean, found["words:fewer=2"].mean) == (3, 1)
+    with pytest.raises(ConfigurationError, match="'words' cannot be made with"):
+        evaluate(toy_adapter(), "ponds", ["grad-cam"], tmp_path / "no", metrics=["words:more=1"], **asked)
 
 
 def test_datasets_are_given_by_name(loaded):
