@@ -8,9 +8,7 @@ from pathlib import Path
 import pytest
 from support.processes import (
     TOY,
-    break_a_picture,
     counted,
-    evaluated_by_one,
     lines,
     results,
     run,
@@ -25,18 +23,6 @@ SCENES += ["--methods", "grad-cam", "--metrics", "pointing-game,obj-iou", "--no-
 
 def children(process):
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A folder that one process has written; one of its pictures cannot be read."""
-    return evaluated_by_one(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture
-def root(tmp_path):
-    break_a_picture(tmp_path)
-    return tmp_path
 
 
 def test_two_processes_leave_the_folder_that_one_leaves(whole, root):

@@ -10,9 +10,7 @@ import pytest
 import torch
 from support.processes import (
     TOY,
-    break_a_picture,
     counted,
-    evaluated_by_one,
     free_port,
     lines,
     results,
@@ -29,18 +27,6 @@ pytestmark = pytest.mark.slow
 
 EXPLAIN = ("explain", "pictures", "--prompt", "the blue moon", "--model", "toy", "--method", "grad-cam")
 EXPLAIN += ("-t", "all", "--baseline", "none")
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A folder that one process has written; one of its pictures cannot be read."""
-    return evaluated_by_one(tmp_path_factory.mktemp("whole"))
-
-
-@pytest.fixture
-def root(tmp_path):
-    break_a_picture(tmp_path)
-    return tmp_path
 
 
 def finish(processes):
