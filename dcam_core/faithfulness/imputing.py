@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -22,8 +25,8 @@ def impute(
     """Fill removed pixels so that each is the weighted mean of its 8 neighbours, all at once; then add noise.
 
     Neighbours at an edge weigh 1/6, those at a corner 1/12, and what lies outside the picture nothing. The linear
-    system is symmetric and positive definite; it is solved by conjugate gradients on the grid itself, from coarse to
-    fine, and no matrix is made.
+    system is symmetric and positive definite; it is solved by conjugate gradients with one cycle of multigrid as
+    preconditioner, so that a large hole takes no more steps than a small one, and no matrix is made.
 
     Args:
         pixels: [C, H, W] floating, in [0, 1].
@@ -57,46 +60,95 @@ def impute(
     return torch.where(removed, filled + noise * drawn, pixels)
 
 
+class _Level(NamedTuple):
+    """The system on one grid: weight * x - sum of weighted neighbours = right side in the hole, x = 0 elsewhere.
+
+    Attributes:
+        hole: [1, H, W] float64, 1 where pixels are unknown and 0 where they are not.
+        weight: [1, H, W] float64, sum of the weights of a pixel's neighbours inside the picture.
+    """
+
+    hole: Tensor
+    weight: Tensor
+
+    def residual(self, values: Tensor, right: Tensor) -> Tensor:
+        """[C, H, W]: what is missing to the right side."""
+        return self.hole * (right - self.weight * values + _weighted_sum(values))
+
+    def sweep(self, values: Tensor, right: Tensor) -> Tensor:
+        """[C, H, W]: each unknown pixel set to what its neighbours say (Jacobi)."""
+        return self.hole * (right + _weighted_sum(values)) / self.weight
+
+
 def _solved(pixels: Tensor, removed: Tensor, tolerance: float) -> Tensor:
-    """[C, H, W], the known pixels and, in the hole, the solution of weight * x - sum of weighted neighbours = 0."""
-    hole = removed.double()
-    weight = _weighted_sum(torch.ones_like(pixels[:1]))
-    solution = torch.where(removed, _first_guess(pixels, removed, tolerance), pixels)
-    # Conjugate gradients with the diagonal as preconditioner; every channel has its own step.
-    residual = hole * (_weighted_sum(solution) - weight * solution)
-    preconditioned = residual / weight
-    direction = preconditioned
-    product = (residual * preconditioned).sum((1, 2))
+    """[C, H, W], the known pixels and, in the hole [H, W], the solution of the system."""
+    levels = list(_levels(removed[None]))
+    finest = levels[0]
+    known = 1 - finest.hole
+    mean = (known * pixels).sum((-2, -1), keepdim=True) / known.sum((-2, -1), keepdim=True)
+    solution = torch.where(removed, mean, pixels)
+    nothing = torch.zeros_like(solution)
+    residual = finest.residual(solution, nothing)
+    direction = preconditioned = _cycle(levels, residual)
+    product = _dot(residual, preconditioned)
     for _ in range(int(removed.sum())):
         if residual.abs().amax() <= tolerance:
             break
-        image = hole * (weight * direction - _weighted_sum(direction))
-        curvature = (direction * image).sum((1, 2))
-        step = (product / curvature.where(curvature > 0, 1))[:, None, None]
+        image = -finest.residual(direction, nothing)
+        step = _share(product, _dot(direction, image))
         solution = solution + step * direction
-        residual = residual - step * image
-        preconditioned = residual / weight
-        before, product = product, (residual * preconditioned).sum((1, 2))
-        direction = preconditioned + (product / before.where(before > 0, 1))[:, None, None] * direction
+        before, residual = residual, residual - step * image
+        preconditioned = _cycle(levels, residual)
+        # Polak's and Ribiere's rule bears that a cycle is not symmetric.
+        turn = _share(_dot(residual - before, preconditioned), product)
+        product = _dot(residual, preconditioned)
+        direction = preconditioned + turn * direction
     return solution
 
 
-def _first_guess(pixels: Tensor, removed: Tensor, tolerance: float) -> Tensor:
-    """[C, H, W], the solution at half the size: what is far away is found there in half as many sweeps."""
-    _, height, width = pixels.shape
-    known = (~removed).double()[None]
-    if min(height, width) < 4:
-        return (pixels * known).sum((1, 2), keepdim=True).expand_as(pixels) / known.sum()
-    share = F.avg_pool2d(known, 2, ceil_mode=True)
-    mean = F.avg_pool2d(pixels * known, 2, ceil_mode=True) / share.where(share > 0, 1)
-    coarse = _solved(mean, share[0] == 0, tolerance) if (share == 0).any() else mean
-    return F.interpolate(coarse[None], size=(height, width), mode="bilinear", align_corners=False)[0]
+def _levels(removed: Tensor) -> Iterator[_Level]:
+    """The system from the picture's grid down to ever coarser ones; a coarse pixel is unknown if all below it are."""
+    while True:
+        hole = removed.double()
+        yield _Level(hole, _weighted_sum(torch.ones_like(hole)))
+        if max(removed.shape[-2:]) < 4:
+            return
+        removed = _halved(1 - hole) == 0
+        if not removed.any():
+            return
+
+
+def _cycle(levels: Sequence[_Level], right: Tensor) -> Tensor:
+    """[C, H, W], nearly the solution: what is rough is found here, what is smooth on the coarser grids."""
+    level = levels[0]
+    values = right / level.weight  # a sweep that begins with nothing
+    if len(levels) > 1:
+        # Twice as far apart, neighbours differ four times as much from their mean.
+        coarse = levels[1].hole * 4 * _halved(level.residual(values, right))
+        found = _cycle(levels[1:], coarse)[None]
+        values = values + level.hole * F.interpolate(found, size=right.shape[-2:], mode="bilinear")[0]
+    return level.sweep(values, right)
+
+
+def _halved(values: Tensor) -> Tensor:
+    """[C, H / 2, W / 2] rounded up: means of 2 x 2 pixels."""
+    return F.avg_pool2d(values, 2, ceil_mode=True)
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """[C, 1, 1]: the inner product, for every channel its own."""
+    return (one * other).sum((-2, -1), keepdim=True)
+
+
+def _share(part: Tensor, whole: Tensor) -> Tensor:
+    """The quotient; 0 where a channel is solved exactly, and there is nothing left to divide by."""
+    return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)
 
 
 def _weighted_sum(values: Tensor) -> Tensor:
     """[C, H, W], of every pixel the weighted sum of its neighbours inside the picture."""
     # 1/12, 1/6, 1/12 / 1/6, 0, 1/6 / 1/12, 1/6, 1/12 is 1, 2, 1 down times 1, 2, 1 across, less the middle.
     padded = F.pad(values, (1, 1, 1, 1))
-    down = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
-    across = down[..., :-2] + 2 * down[..., 1:-1] + down[..., 2:]
-    return (across - 4 * values) / 12
+    down = (padded[:, :-2] + padded[:, 2:]).add_(padded[:, 1:-1], alpha=2)
+    across = (down[..., :-2] + down[..., 2:]).add_(down[..., 1:-1], alpha=2)
+    return across.sub_(values, alpha=4).div_(12)
