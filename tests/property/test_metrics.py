@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torchmetrics.functional.classification import binary_average_precision
 
 import dcam_plugins.plugin
+from dcam_core.metric import Metric
 from dcam_core.plugins.registry import import_object
 from dcam_plugins.metrics import (
     F1,
@@ -39,7 +40,8 @@ LIMITS = {"contrast-ratio": 255.0, "energy-lift": float("inf")}
 def registered():
     targets: dict[str, str] = {}
     dcam_plugins.plugin.dcam_register_metrics(lambda name, target, **facts: targets.update({name: target}))
-    return {name: import_object(target)() for name, target in targets.items()}
+    made = {name: import_object(target)() for name, target in targets.items()}
+    return {name: metric for name, metric in made.items() if isinstance(metric, Metric)}
 
 
 METRICS = registered()

@@ -11,6 +11,7 @@ import dcam_plugins.plugin as plugin
 from dcam_core.attribution import Attribution, ModelAttribution
 from dcam_core.dataset import ExplanationDataset
 from dcam_core.metric import Metric
+from dcam_core.model_measure import ModelMeasure
 from dcam_core.plugins.registry import import_object
 from dcam_core.refiner import Refiner
 
@@ -39,7 +40,7 @@ def test_registering_imports_neither_torch_nor_kornia():
     [
         ("attributions", (Attribution, ModelAttribution)),
         ("refiners", Refiner),
-        ("metrics", Metric),
+        ("metrics", (Metric, ModelMeasure)),
         ("datasets", ExplanationDataset),
     ],
 )
