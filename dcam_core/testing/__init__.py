@@ -29,6 +29,7 @@ __all__ = [
     "DatasetConformance",
     "MetricConformance",
     "ModelAttributionConformance",
+    "ModelMeasureConformance",
     "RefinerConformance",
 ]
 
@@ -39,6 +40,7 @@ _EXPORTS = {
     "DatasetConformance": "datasets",
     "MetricConformance": "metrics",
     "ModelAttributionConformance": "model_attributions",
+    "ModelMeasureConformance": "model_measures",
     "RefinerConformance": "refiners",
 }
 
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from dcam_core.testing.datasets import DatasetConformance
     from dcam_core.testing.metrics import MetricConformance
     from dcam_core.testing.model_attributions import ModelAttributionConformance
+    from dcam_core.testing.model_measures import ModelMeasureConformance
     from dcam_core.testing.refiners import RefinerConformance
 
 

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from support.dataset_folders import FOLDERS
 
 from dcam_core.attribution import ModelAttribution
+from dcam_core.evaluation.model_measures import MODEL_MEASURES
 from dcam_core.metric import Metric
 from dcam_core.plugins import PluginManager
 from dcam_core.testing import (
@@ -16,6 +17,7 @@ from dcam_core.testing import (
     DatasetConformance,
     MetricConformance,
     ModelAttributionConformance,
+    ModelMeasureConformance,
     RefinerConformance,
 )
 
@@ -40,10 +42,12 @@ def settings(registry, *more):
     return cases + [case for number, case in enumerate(more) if case not in cases + list(more[:number])]
 
 
+GIVEN_THE_RUN = [name for name in SHIPPED.metrics.names if not issubclass(SHIPPED.metrics.get(name), Metric)]
+
+
 def metrics(*more):
-    """Those that compare maps with masks; the others are given a run."""
-    cases = settings(SHIPPED.metrics, *more)
-    return [case for case in cases if issubclass(SHIPPED.metrics.get(case[0]), Metric)]
+    """Those that compare maps with masks."""
+    return [case for case in settings(SHIPPED.metrics, *more) if case[0] not in GIVEN_THE_RUN]
 
 
 def described(case):
@@ -87,6 +91,12 @@ class TestMetrics(MetricConformance):
     def metric(self, request):
         name, parameters = request.param
         return SHIPPED.metrics.get(name)(**parameters)
+
+
+class TestModelMeasures(ModelMeasureConformance):
+    @pytest.fixture(params=[*MODEL_MEASURES, *GIVEN_THE_RUN])
+    def measure(self, request):
+        return (MODEL_MEASURES.get(request.param) or SHIPPED.metrics.get(request.param))()
 
 
 class TestDatasets(DatasetConformance):
