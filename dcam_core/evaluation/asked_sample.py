@@ -99,8 +99,7 @@ class AskedSample:
         What a refiner makes of a map may depend on the maps beside it: the T words' are not those that they have
         without the others.
         """
-        targets = (*self.targets, *words)
-        return self._changed(("words", targets), targets=targets).explain(explainer)[0].maps
+        return self._of((*self.targets, *words)).explain(explainer)[0].maps
 
     # -- raw maps, of this run and of others -----------------------------------------------------------------
 
@@ -110,7 +109,7 @@ class AskedSample:
 
     def raw_maps_of(self, targets: Sequence[Target], explainer: Explainer) -> Tensor:
         """The same for other words at the same places."""
-        return _raw(self._changed(("words", tuple(targets)), targets=targets), explainer)
+        return _raw(self._of(targets), explainer)
 
     def raw_maps_with(self, picture: Image, explainer: Explainer) -> Tensor:
         """The same with another picture of the same size in the picture's place."""
@@ -132,6 +131,10 @@ class AskedSample:
                 for each in (explainer, *self.runs.explainers):
                     runs.probe(each)
         return _raw(runs, explainer)
+
+    def _of(self, targets: Sequence[Target]) -> SharedRuns:
+        """The run with other words."""
+        return self._changed(("words", tuple(targets)), targets=targets)
 
     def _changed(self, key: Hashable, **changes: Any) -> SharedRuns:
         """The run with something changed, which methods share as they share the run itself."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import functools
 import platform
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +16,7 @@ from dcam_core.probing.targets import select_targets
 from dcam_core.probing.untouched import untouched
 
 from .scenes_answers import answers
+from .timing import median_milliseconds
 
 __all__ = ["run", "to_markdown"]
 
@@ -67,8 +66,8 @@ def _measure(adapter: Adapter, policy: str, scenes: int, repeats: int) -> dict[s
         found = {
             "words": len(targets),
             "steps": trajectory.steps,
-            "generate_ms": _median_ms(generate, repeats),
-            "explain_ms": _median_ms(explain, repeats),
+            "generate_ms": median_milliseconds(generate, repeats),
+            "explain_ms": median_milliseconds(explain, repeats),
             "generate_mib": _peak_mib(generate),
             "explain_mib": _peak_mib(explain),
         }
@@ -99,15 +98,6 @@ def to_markdown(report: dict[str, Any]) -> str:
         for row in report["results"]
     ]
     return "\n".join(lines) + "\n"
-
-
-def _median_ms(call: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times)
 
 
 def _peak_mib(call: Callable[[], object]) -> float:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +26,7 @@ from dcam_plugins.refiners import (
 )
 
 from .reference_refinement import refine_loop
+from .timing import median_milliseconds, milliseconds, on_one_thread
 
 __all__ = ["run", "to_markdown"]
 
@@ -64,12 +64,8 @@ def run(
         {"what", "machine", "settings", "results": [{"side", "ours_ms", "loop_ms", "ratio", ...}]}, times in
         milliseconds per map; every number of one result is from the same run.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_one_thread():
         results = [_compare(side, batch, repeats, loops) for side in sides]
-    finally:
-        torch.set_num_threads(threads)
     return {
         "what": "refinement, milliseconds per map",
         "machine": {
@@ -117,9 +113,9 @@ def _compare(side: int, batch: int, repeats: int, loops: int) -> dict[str, Any]:
     if difference > LARGEST_DIFFERENCE:
         raise RuntimeError(f"ours and the loop differ by {difference:.2e}: timing them would compare nothing")
 
-    loop_ms = statistics.median(_milliseconds(lambda one=one: loop(one)) for one in singles[1:])
-    ours_ms = _median_milliseconds(lambda: _refine(AS_RELEASED, maps, released), repeats) / batch
-    published_ms = _median_milliseconds(lambda: _refine(AS_PUBLISHED, maps, published), repeats) / batch
+    loop_ms = statistics.median(milliseconds(lambda one=one: loop(one)) for one in singles[1:])
+    ours_ms = _warm_milliseconds(lambda: _refine(AS_RELEASED, maps, released), repeats) / batch
+    published_ms = _warm_milliseconds(lambda: _refine(AS_PUBLISHED, maps, published), repeats) / batch
     return {
         "side": side,
         "loop_ms": loop_ms,
@@ -148,12 +144,6 @@ def _made_up_maps(count: int, side: int) -> Tensor:
     return maps / maps.amax(dim=(1, 2), keepdim=True)
 
 
-def _median_milliseconds(call: Callable[[], object], repeats: int) -> float:
+def _warm_milliseconds(call: Callable[[], object], repeats: int) -> float:
     call()
-    return statistics.median(_milliseconds(call) for _ in range(repeats))
-
-
-def _milliseconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return (time.perf_counter() - start) * 1000
+    return median_milliseconds(call, repeats)

@@ -8,9 +8,7 @@ each of them.
 from __future__ import annotations
 
 import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +19,7 @@ from torch import Tensor
 from dcam_plugins.refiners import guided_upsampling
 
 from .allocated import peak_allocated
+from .timing import median_milliseconds, on_one_thread
 
 __all__ = ["run", "to_markdown"]
 
@@ -39,12 +38,8 @@ def run(*, sides: Sequence[int] = (8, 24), words: Sequence[int] = (1, 8), repeat
     Returns:
         {"what", "machine", "results": [{"side", "words", "full_ms", "ours_ms", "full_bytes", "ours_bytes"}]}.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with on_one_thread():
         results = [_compare(side, count, repeats) for side in sides for count in words]
-    finally:
-        torch.set_num_threads(threads)
     return {
         "what": "guided upsampling, milliseconds and bytes for all maps together",
         "machine": {
@@ -97,18 +92,9 @@ def _compare(side: int, words: int, repeats: int) -> dict[str, Any]:
     return {
         "side": side,
         "words": words,
-        "full_ms": _milliseconds(full, repeats),
-        "ours_ms": _milliseconds(ours, repeats),
+        "full_ms": median_milliseconds(full, repeats),
+        "ours_ms": median_milliseconds(ours, repeats),
         "full_bytes": peak_allocated(full),
         "ours_bytes": peak_allocated(ours),
         "largest_difference": difference,
     }
-
-
-def _milliseconds(call: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times) * 1000
