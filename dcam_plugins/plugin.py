@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _ATTRIBUTIONS = {
+    "attention-relevance": "AttentionRelevance",
     "attention-rollout": "AttentionRollout",
     "centre-prior": "CentrePrior",
     "diffusion-cam-base": "DiffusionCAMBase",

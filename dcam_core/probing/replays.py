@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from dcam_core.adapter import Adapter
+    from dcam_core.denoising.settings import SamplerSettings
     from dcam_core.denoising.trajectory import Trajectory
     from dcam_core.inputs import Inputs
     from dcam_core.probing.picture_grid import PictureGrid
@@ -141,8 +142,46 @@ class Replays:
             The index of a reading and its [N, D], in some order, those of one forward pass after the other: all of
             them at once may not fit into memory.
         """
-        for chunk in self._over_states(self._input_gradients):
+        for chunk in self.over_states(self._input_gradients):
             yield from chunk
+
+    def over_states(self, work: Callable[[Sequence[Sequence[int]]], R]) -> Iterator[R]:
+        """What is made of the states, a forward pass after the other, of fewer states where memory runs out.
+
+        Args:
+            work: is given, for each state of a pass, the indices of the readings that are read in it; leaves nothing
+                behind where it fails.
+
+        Yields:
+            The result of every pass.
+        """
+        return ChunkSize(self.states_per_forward).over(states_apart(self.readings), work)
+
+    @contextmanager
+    def with_gradients(
+        self, members: Sequence[Sequence[int]], settings: SamplerSettings | None = None
+    ) -> Iterator[tuple[Tensor, ReplayedStates]]:
+        """Some states, replayed with a graph down to the prompt's embeddings; the body runs in grad mode.
+
+        Args:
+            members: for each state, the indices of the readings that are read in it.
+            settings: of the replay; None: those of the run.
+
+        Yields:
+            The embeddings, [1, P, D], a leaf of the graph; and the replayed states, whose scores can be
+            differentiated.
+        """
+        with (
+            checkpointed(self.adapter, ()) if self.checkpointing else nullcontext(),
+            torch.inference_mode(False),
+            torch.enable_grad(),
+        ):
+            leaf = self.inputs.embeddings.detach().clone().requires_grad_()
+            prompt = replace(self.inputs, embeddings=leaf)
+            decider = Decider(self.adapter, prompt, settings or self.trajectory.settings)
+            with offloaded(self.adapter.model, self.offload):
+                replayed = ReplayedStates(decider, self.readings, members, self.device)
+            yield leaf, replayed
 
     def image_logits(self, ids: Tensor) -> Tensor:
         """What the model would say at the image tokens: the logit lens on its last hidden states.
@@ -207,13 +246,9 @@ class Replays:
             )
         return prompt
 
-    def _over_states(self, work: Callable[[Sequence[Sequence[int]]], R]) -> Iterator[R]:
-        """What is made of the states, a forward pass after the other; of each, the readings in it are given."""
-        return ChunkSize(self.states_per_forward).over(states_apart(self.readings), work)
-
     def _of_each(self, work: Callable[[Sequence[Sequence[int]]], Mapping[int, R]]) -> list[R]:
         """What is made of the readings, in their order, by a function that makes it of those of some states."""
-        found = {index: made for chunk in self._over_states(work) for index, made in chunk.items()}
+        found = {index: made for chunk in self.over_states(work) for index, made in chunk.items()}
         return [found[index] for index in range(len(self.readings))]
 
     def _captured(self, modules: Mapping[str, nn.Module], members: Sequence[Sequence[int]]) -> list[Tensor]:
@@ -229,15 +264,7 @@ class Replays:
     def _input_gradients(self, members: Sequence[Sequence[int]]) -> list[tuple[int, Tensor]]:
         """Those of the readings of some states."""
         found = []
-        with (
-            checkpointed(self.adapter, ()) if self.checkpointing else nullcontext(),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
-            leaf = self.inputs.embeddings.detach().clone().requires_grad_()
-            decider = Decider(self.adapter, replace(self.inputs, embeddings=leaf), self.trajectory.settings)
-            with offloaded(self.adapter.model, self.offload):
-                replayed = ReplayedStates(decider, self.readings, members, self.device)
+        with self.with_gradients(members) as (leaf, replayed):
             for turn, (row, index) in enumerate(replayed.pairs, start=1):
                 score = replayed.score(row, index)
                 (gradient,) = torch.autograd.grad(score, leaf, retain_graph=turn < len(replayed.pairs))

@@ -1,5 +1,6 @@
 """Attributions: raw evidence per image token, from activations and gradients or from the model itself."""
 
+from dcam_plugins.attributions.attention_relevance import AttentionRelevance
 from dcam_plugins.attributions.attention_rollout import AttentionRollout
 from dcam_plugins.attributions.baselines import CentrePrior, RandomMap
 from dcam_plugins.attributions.diffusion_cam_base import DiffusionCAMBase
@@ -17,6 +18,7 @@ from dcam_plugins.attributions.token_activation_map import TokenActivationMap, e
 from dcam_plugins.attributions.xgrad_cam import XGradCAM
 
 __all__ = [
+    "AttentionRelevance",
     "AttentionRollout",
     "CentrePrior",
     "DiffusionCAMBase",

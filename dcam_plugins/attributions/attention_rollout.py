@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dcam_core.attribution import ModelAttribution
 from dcam_core.denoising.decision import Decider
 from dcam_core.errors import ConfigurationError
 from dcam_core.probing.replayed import ReplayedStates, states_apart
+from dcam_plugins.attributions._attending import check_all_attended, full_replay, positions_of, with_weights
 
 if TYPE_CHECKING:
     from dcam_core.probing.replays import Replays
@@ -52,25 +50,18 @@ class AttentionRollout(ModelAttribution):
         Raises:
             ConfigurationError: the model does not attend once in every block.
         """
-        adapter, start = replays.adapter, replays.inputs.prompt_length - replays.adapter.prediction_shift
-        length = replays.inputs.prompt_length + len(replays.trajectory.final)
-        settings = replace(replays.trajectory.settings, cache=None, guidance_scale=0.0)
+        length, settings = full_replay(replays)
         evidence = torch.zeros(len(replays.readings), len(replays.positions))
         for group in states_apart(replays.readings):
             attention = _Attention(length, replays.offload)
-            decider = Decider(adapter, replays.inputs, settings)
-            with torch.no_grad(), attention.watching():
+            decider = Decider(replays.adapter, replays.inputs, settings)
+            with torch.no_grad(), with_weights(), attention:
                 ReplayedStates(decider, replays.readings, [group], replays.device)
-            blocks = attention.weights
-            if len(blocks) != len(adapter.blocks):
-                raise ConfigurationError(
-                    f"attention-rollout saw {len(blocks)} of {len(adapter.blocks)} blocks of {adapter.name} attend "
-                    "in full, by softmax; choose another attribution"
-                )
+            check_all_attended("attention-rollout", replays, len(attention.weights))
             for index in group:
                 flow = torch.zeros(length, device=replays.device)
-                flow[[start + position for position in replays.readings[index].positions]] = 1
-                for weights in reversed(blocks):
+                flow[positions_of(replays, index)] = 1
+                for weights in reversed(attention.weights):
                     flow = self.identity * flow + (1 - self.identity) * (flow @ weights.to(flow.device))
                 evidence[index] = flow[replays.positions].cpu()
         return evidence
@@ -78,8 +69,6 @@ class AttentionRollout(ModelAttribution):
 
 class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps what softmax makes of scores of all positions by all positions, averaged over heads.
-
-    Meanwhile PyTorch's fused kernels, which never form the weights, are out of use.
 
     Args:
         length: number of positions.
@@ -90,17 +79,6 @@ class _Attention(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.weights: list[Tensor] = []
         self._shape, self._keep = (length, length), keep
-
-    @contextmanager
-    def watching(self) -> Iterator[None]:
-        """While the body runs."""
-        fast = torch.backends.mha.get_fastpath_enabled()
-        torch.backends.mha.set_fastpath_enabled(False)
-        try:
-            with self, sdpa_kernel(SDPBackend.MATH):
-                yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
 
     def __torch_dispatch__(
         self,

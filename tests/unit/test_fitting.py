@@ -168,7 +168,9 @@ def rows_of(evidence):
 
 @pytest.mark.parametrize("options", [{}, {"checkpointing": True, "offload": torch.device("cpu:0")}])
 @pytest.mark.parametrize("passes", [0, 1])
-@pytest.mark.parametrize("name", ["attention-rollout", "input-gradient", "occlusion", "score-cam", "tam"])
+@pytest.mark.parametrize(
+    "name", ["attention-relevance", "attention-rollout", "input-gradient", "occlusion", "score-cam", "tam"]
+)
 def test_nothing_is_left_behind_where_a_single_state_is_too_much(name, passes, options):
     attribution = default_manager().registries.attributions.entry(name).load()()
     adapter = SmallDevice()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageStat
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -19,6 +20,7 @@ from dcam_core.probing.untouched import untouched
 from dcam_core.testing.model_attributions import toy_replays
 from dcam_core.testing.toy import ToyAdapter, toy_adapter, toy_picture
 from dcam_plugins.attributions import (
+    AttentionRelevance,
     AttentionRollout,
     CentrePrior,
     InputGradient,
@@ -177,13 +179,59 @@ def test_rollout_is_the_product_of_attention(cache):
     assert torch.backends.mha.get_fastpath_enabled()
 
 
-def test_rollout_refuses_a_model_without_attention(replays):
+@pytest.mark.parametrize("attribution", [AttentionRollout, AttentionRelevance])
+@pytest.mark.parametrize("graph", [False, True])
+def test_a_model_without_attention_is_refused(replays, attribution, graph):
     class Flat(ToyAdapter):
         def replay(self, inputs, states, positions, prefix=None):
-            return torch.zeros(len(states), len(positions), 20)
+            return torch.zeros(len(states), len(positions), 20) + graph * inputs.embeddings.sum()
 
     with pytest.raises(ConfigurationError, match="saw 0 of 3 blocks of toy"):
-        AttentionRollout()(replace(replays, adapter=Flat()))
+        attribution()(replace(replays, adapter=Flat()))
+
+
+# -- attention relevance -------------------------------------------------------------------------------------
+
+
+def toy_attention(block, normed):
+    """What a block of the toy attends with, [4 heads, L, L], and what comes of it, spelled out."""
+    own, heads = block.attention, 4
+    queries, keys, values = (
+        part.view(len(normed), heads, -1).transpose(0, 1)
+        for part in F.linear(normed, own.in_proj_weight, own.in_proj_bias).chunk(3, dim=-1)
+    )
+    weights = (queries @ keys.mT / queries.shape[-1] ** 0.5).softmax(-1)
+    return weights, own.out_proj((weights @ values).transpose(0, 1).flatten(1))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"states_per_forward": 1}, {"checkpointing": True}, {"offload": torch.device("cpu")}]
+)
+@pytest.mark.parametrize("cache", [None, "prefix"])
+def test_relevance_is_the_product_of_what_attention_does_for_the_word(cache, options):
+    replays = replace(toy_replays(cache=cache), **options)
+    model = replays.adapter.model
+    with torch.no_grad(), untouched(model):
+        evidence = AttentionRelevance()(replays)
+    assert torch.backends.mha.get_fastpath_enabled()
+    for row, reading in enumerate(replays.readings):
+        hidden = torch.cat([replays.inputs.embeddings, model.embed(reading.state[None])], dim=1)[0].detach()
+        hidden = (hidden + model.place.weight[: len(hidden)].detach()).requires_grad_()
+        attention = []
+        with untouched(model):
+            for block in model.blocks:
+                weights, mixed = toy_attention(block, block.norm(hidden))
+                attention.append(weights)
+                hidden = hidden + mixed
+                hidden = hidden + block.mlp(hidden)
+            places = [replays.inputs.prompt_length + position for position in reading.positions]
+            score = model.head(hidden)[places].gather(-1, torch.tensor(reading.token_ids)[:, None]).mean()
+        product = torch.eye(len(hidden))
+        for weights, gradient in zip(attention, torch.autograd.grad(score, attention), strict=True):
+            product = product + (weights * gradient).relu().mean(0) @ product
+        expected = product[places].sum(0)[replays.positions].detach()
+        assert expected.max() > 1e-4
+        torch.testing.assert_close(evidence[row], expected, atol=1e-7, rtol=1e-4)
 
 
 # -- TAM -----------------------------------------------------------------------------------------------------
