@@ -31,9 +31,23 @@ def with_weights() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def full_replay(replays: Replays) -> tuple[int, SamplerSettings]:
-    """How many positions a state has together with its prompt, and settings by which all of them attend at once."""
-    settings = replace(replays.trajectory.settings, cache=None, guidance_scale=0.0)
+def full_replay(name: str, replays: Replays) -> tuple[int, SamplerSettings]:
+    """How many positions a state has together with its prompt, and settings by which all of them attend at once.
+
+    Args:
+        name: of the attribution.
+        replays: the run.
+
+    Raises:
+        ConfigurationError: the model always reads its prompt apart from the answer.
+    """
+    try:
+        settings = replace(replays.trajectory.settings, cache=None, guidance_scale=0.0)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"{name} follows attention from the answer back to the picture within one forward pass, and "
+            f"{replays.adapter.name} reads its prompt in a pass before; choose another attribution"
+        ) from error
     return replays.inputs.prompt_length + len(replays.trajectory.final), settings
 
 

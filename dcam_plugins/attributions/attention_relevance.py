@@ -39,9 +39,9 @@ class AttentionRelevance(ModelAttribution):
         """Attribute; see `ModelAttribution.forward`.
 
         Raises:
-            ConfigurationError: the model does not attend once in every block.
+            ConfigurationError: the model does not attend once in every block, or not in one forward pass.
         """
-        length, settings = full_replay(replays)
+        length, settings = full_replay("attention-relevance", replays)
 
         def relevance(members: Sequence[Sequence[int]]) -> dict[int, Tensor]:
             """Of the readings of some states, [N] each."""

@@ -48,9 +48,9 @@ class AttentionRollout(ModelAttribution):
         """Attribute; see `ModelAttribution.forward`.
 
         Raises:
-            ConfigurationError: the model does not attend once in every block.
+            ConfigurationError: the model does not attend once in every block, or not in one forward pass.
         """
-        length, settings = full_replay(replays)
+        length, settings = full_replay("attention-rollout", replays)
         evidence = torch.zeros(len(replays.readings), len(replays.positions))
         for group in states_apart(replays.readings):
             attention = _Attention(length, replays.offload)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from benchmarks.map_quality import measure_methods
+from benchmarks.scenes_answers import answers
 from safetensors import safe_open
 
 from dcam_adapters.embedded.training.conversations import Conversations
 from dcam_adapters.embedded.training.evaluation import accuracy
-from dcam_core import load_model
+from dcam_core import Explainer, load_model
 from dcam_core.denoising import decision_logits, denoise
 from dcam_core.denoising.trajectory import NEVER_COMMITTED
+from dcam_core.faithfulness import other_labels, spearman
 from dcam_plugins.scenes import Scenes
 
 # What tells a family's published layout, and the share of objects that its model card promises.
@@ -82,3 +84,24 @@ def test_maps_lie_on_the_objects(model):
     assert rows["ours"]["maps"] >= 20
     assert rows["ours"]["energy"] > 3 * rows["random"]["energy"]
     assert rows["ours"]["point_half_cell"] > max(0.5, 2 * rows["random"]["point_half_cell"])
+
+
+def test_maps_by_relevance_lie_on_the_objects_and_follow_the_word(model):
+    """What docs/results.md reports on more than 1000 words, on a few."""
+    relevance = {"dcam": [], "dcam-relevance": []}
+    for case in answers(model, "test", 8):
+        targets = [named.target for named in case.named]
+        if len({target.word for target in targets}) < 2:
+            continue
+        for method, likeness in relevance.items():
+            explainer = Explainer(model, method)
+            own, others = (
+                explainer.probe_run(case.inputs, case.trajectory, words, pictures=[case.picture]).raw[0]
+                for words in (targets, other_labels(targets, 0))
+            )
+            likeness.append(spearman(own, others).abs().mean())
+    assert len(relevance["dcam"]) >= 5
+    assert sum(relevance["dcam-relevance"]) < 0.9 * sum(relevance["dcam"])
+    rows = {row["method"]: row for row in measure_methods(model, "test", 8, [("ours", "dcam-relevance", ())])}
+    assert rows["ours"]["iou"] > 0.7
+    assert rows["ours"]["point_half_cell"] > 0.9

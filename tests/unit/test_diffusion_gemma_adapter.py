@@ -452,6 +452,12 @@ def test_two_pictures_get_a_map_each(adapter):
     assert [part.maps.shape[1:] for part in found.pictures] == [(32, 80), (80, 32)]  # as fine as the pictures
 
 
+@pytest.mark.parametrize("method", ["attention-rollout", "attention-relevance"])
+def test_attention_that_stops_at_the_prompt_is_not_rolled_out(adapter, method):
+    with pytest.raises(ConfigurationError, match=rf"{method} follows .* reads its prompt in a pass before"):
+        Explainer(adapter, method).explain(tiny.picture(), PROMPT, targets=[0], baselines=())
+
+
 def test_the_prompt_must_have_one_place_for_every_picture(adapter):
     with pytest.raises(UsageError, match=r"0 places for a picture .* and 1 pictures"):
         adapter.prepare_ids(tiny.picture(), torch.tensor([[10, 11]]))
