@@ -133,7 +133,7 @@ class Replays:
         def capture(members: Sequence[Sequence[int]]) -> dict[int, tuple[Tensor, ...]]:
             return _by_reading(list(zip(*self._captured(modules, members), strict=True)), members)
 
-        return tuple(torch.stack(parts) for parts in zip(*self._of_each(capture), strict=True))
+        return tuple(torch.stack(parts) for parts in zip(*self.of_each(capture), strict=True))
 
     def input_gradients(self) -> Iterator[tuple[int, Tensor]]:
         """Gradients of the scalars with respect to the embeddings of the image tokens.
@@ -142,20 +142,19 @@ class Replays:
             The index of a reading and its [N, D], in some order, those of one forward pass after the other: all of
             them at once may not fit into memory.
         """
-        for chunk in self.over_states(self._input_gradients):
+        for chunk in self._over_states(self._input_gradients):
             yield from chunk
 
-    def over_states(self, work: Callable[[Sequence[Sequence[int]]], R]) -> Iterator[R]:
-        """What is made of the states, a forward pass after the other, of fewer states where memory runs out.
+    def of_each(self, work: Callable[[Sequence[Sequence[int]]], Mapping[int, R]]) -> list[R]:
+        """What is made of the readings, in their order, by a function that makes it of those of some states.
 
         Args:
-            work: is given, for each state of a pass, the indices of the readings that are read in it; leaves nothing
-                behind where it fails.
-
-        Yields:
-            The result of every pass.
+            work: is given, for each state of a forward pass, the indices of the readings that are read in it; gives
+                what it made under these indices. Leaves nothing behind where it fails: where memory runs out it is
+                called again with fewer states.
         """
-        return ChunkSize(self.states_per_forward).over(states_apart(self.readings), work)
+        found = {index: made for chunk in self._over_states(work) for index, made in chunk.items()}
+        return [found[index] for index in range(len(self.readings))]
 
     @contextmanager
     def with_gradients(
@@ -220,7 +219,7 @@ class Replays:
             )
 
         with torch.no_grad():
-            return torch.stack(self._of_each(read))
+            return torch.stack(self.of_each(read))
 
     def answer_logits(self) -> Tensor:
         """[A, V] float32, what the model says at the A positions of the finished answer, without a graph."""
@@ -246,10 +245,9 @@ class Replays:
             )
         return prompt
 
-    def _of_each(self, work: Callable[[Sequence[Sequence[int]]], Mapping[int, R]]) -> list[R]:
-        """What is made of the readings, in their order, by a function that makes it of those of some states."""
-        found = {index: made for chunk in self.over_states(work) for index, made in chunk.items()}
-        return [found[index] for index in range(len(self.readings))]
+    def _over_states(self, work: Callable[[Sequence[Sequence[int]]], R]) -> Iterator[R]:
+        """What is made of the states, a forward pass after the other; of each, the readings in it are given."""
+        return ChunkSize(self.states_per_forward).over(states_apart(self.readings), work)
 
     def _captured(self, modules: Mapping[str, nn.Module], members: Sequence[Sequence[int]]) -> list[Tensor]:
         """One [S, N, C] per module, its outputs at the image tokens; S is 1 where states share the prompt's rows."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from einops import einsum, rearrange, reduce
+from einops import einsum, reduce
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -57,19 +57,13 @@ class AttentionRelevance(ModelAttribution):
                     attention = _AttentionGradients(flow)
                     if scores.requires_grad:
                         with attention:
-                            torch.autograd.grad(
-                                scores.sum(), leaf, retain_graph=turn + 1 < turns, allow_unused=True
-                            )
+                            torch.autograd.grad(scores.sum(), leaf, retain_graph=turn + 1 < turns)
                     check_all_attended("attention-relevance", replays, attention.seen)
                     for row, index in pairs:
                         found[index] = attention.flow[row, replays.positions].cpu()
             return found
 
-        evidence = torch.zeros(len(replays.readings), len(replays.positions))
-        for found in replays.over_states(relevance):
-            for index, row in found.items():
-                evidence[index] = row
-        return evidence
+        return torch.stack(replays.of_each(relevance))
 
 
 class _AttentionGradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -103,7 +97,7 @@ class _AttentionGradients(TorchDispatchMode):  # type: ignore[no-untyped-call]
         states, length = self.flow.shape
         if weights.shape[-2:] != (length, length):
             return
-        speaks_for = rearrange((weights * gradients).relu().flatten(0, -3), "(s h) i j -> s h i j", s=states)
-        relevance = reduce(speaks_for.float(), "s h i j -> s i j", "mean").to(self.flow.device)
+        speaks_for = (weights * gradients).relu().flatten(0, -3).float()
+        relevance = reduce(speaks_for, "(s h) i j -> s i j", "mean", s=states).to(self.flow.device)
         self.flow = self.flow + einsum(self.flow, relevance, "s i, s i j -> s j")
         self.seen += 1

@@ -44,6 +44,13 @@ def mean_logit(replays, reading, inputs):
     return logits.gather(-1, torch.tensor(reading.token_ids)[:, None]).mean()
 
 
+def entering(replays, reading):
+    """[1, L, C], what enters the first block of the toy in a reading's state."""
+    model = replays.adapter.model
+    hidden = torch.cat([replays.inputs.embeddings, model.embed(reading.state[None])], dim=1)
+    return hidden + model.place.weight[: hidden.shape[1]]
+
+
 def with_embeddings(replays, embeddings):
     return replace(replays.inputs, embeddings=embeddings)
 
@@ -164,8 +171,7 @@ def test_rollout_is_the_product_of_attention(cache):
     replays = toy_replays(cache=cache)
     evidence = AttentionRollout(identity=0.25)(replays)
     model, reading = replays.adapter.model, replays.readings[1]
-    hidden = torch.cat([replays.inputs.embeddings, model.embed(reading.state[None])], dim=1)
-    hidden = hidden + model.place.weight[: hidden.shape[1]]
+    hidden = entering(replays, reading)
     product = torch.eye(hidden.shape[1])
     with torch.no_grad(), untouched(model):
         for block in model.blocks:
@@ -215,8 +221,7 @@ def test_relevance_is_the_product_of_what_attention_does_for_the_word(cache, opt
         evidence = AttentionRelevance()(replays)
     assert torch.backends.mha.get_fastpath_enabled()
     for row, reading in enumerate(replays.readings):
-        hidden = torch.cat([replays.inputs.embeddings, model.embed(reading.state[None])], dim=1)[0].detach()
-        hidden = (hidden + model.place.weight[: len(hidden)].detach()).requires_grad_()
+        hidden = entering(replays, reading)[0].detach().requires_grad_()
         attention = []
         with untouched(model):
             for block in model.blocks:
@@ -245,8 +250,7 @@ def test_tam_is_the_logit_lens_less_what_earlier_words_explain(replays, order):
     everywhere = torch.arange(len(answer))
     said = replays.adapter.replay(replays.inputs, run.final[None], everywhere)[0]
     for row, reading in enumerate(replays.readings):
-        hidden = torch.cat([replays.inputs.embeddings, model.embed(reading.state[None])], dim=1)
-        hidden = hidden + model.place.weight[: hidden.shape[1]]
+        hidden = entering(replays, reading)
         for block in model.blocks:
             hidden = block(hidden)[0]
         lens = (hidden[0, replays.positions] @ model.head.weight.T).relu().double()
