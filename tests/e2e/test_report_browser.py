@@ -1,5 +1,7 @@
 """The report in a real browser: it fetches nothing, fits every screen, and its words lead to their maps."""
 
+import re
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -126,7 +128,7 @@ def test_all_pictures_are_decoded_and_words_lead_to_their_maps(visit, script):
     for word in ("square", "circle"):
         page.get_by_role("link", name=word).click()
         card = page.get_by_role("article", name=word)
-        assert page.url.endswith("#" + card.get_attribute("id"))
+        playwright.expect(page).to_have_url(re.compile(f"#{card.get_attribute('id')}$"))
         playwright.expect(card.get_by_role("img")).to_be_in_viewport(ratio=0.9)
 
 

@@ -1,6 +1,7 @@
 """`table.html` of a real model in a real browser: every number leads to its pictures, by mouse and by keyboard."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -139,11 +140,12 @@ def test_a_word_shows_all_methods_and_its_place_in_the_answer(visit, rows):
     assert dialog.locator("mark").inner_text() == word
     assert dialog.locator("figcaption strong").all_inner_texts() == METHODS
     cells = dialog.locator("table.scores tbody tr").first.locator("td").all_inner_texts()
+    playwright.expect(page).to_have_url(re.compile(r"#mean-0-1-word-\d+$"))
     chosen = int(page.url.rsplit("-", 1)[1])
     assert cells == [f"{scores(rows, 'dcam', metric)[chosen]:.3f}" for metric in METRICS]
     assert dialog.locator(".place").inner_text() == f"3 of {len(scores(rows, 'dcam', METRICS[0]))}"
     dialog.get_by_label("Close").click()
-    assert page.url.endswith("#mean-0-1")
+    playwright.expect(page).to_have_url(re.compile("#mean-0-1$"))
 
 
 def test_everything_can_be_done_by_keyboard(visit):
